@@ -1,0 +1,251 @@
+//! The fold: *(state, fact) → (state′, decision)*. Uniqueness and identity are decided here and nowhere else.
+
+use crate::call::CallKey;
+use crate::state::{Delivery, LinkClick, PartitionState, PendingLink, Person};
+use crate::{Call, CallKind, FactKind, Hash128, Head, LinkKind, OpenSource, UserId};
+
+/// What to do with opens or clicks of machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MachinePolicy {
+    /// Told with `is_machine`, never counted as unique.
+    #[default]
+    Flag,
+    /// Counted as a person's.
+    Include,
+    /// Not told at all.
+    Drop,
+}
+
+/// What `Unique Link Click per Unique Open` happens once for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClickPerOpen {
+    /// Once a mail: the numerator of the click-to-open rate.
+    #[default]
+    Message,
+    /// Once a link of a mail.
+    Link,
+}
+
+/// A workspace's choices. A change applies to facts folded after it; what was decided stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Whether a click without any open implies one.
+    pub implied_open: bool,
+    /// Scope of the third derived event.
+    pub click_per_open: ClickPerOpen,
+    /// Machine opens.
+    pub machine_opens: MachinePolicy,
+    /// Machine clicks.
+    pub machine_clicks: MachinePolicy,
+}
+
+/// What the fold says of one fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The event id is known; nothing happens.
+    Duplicate,
+    /// A new fact, with what follows from it.
+    Folded(Decision),
+}
+
+/// What follows from one fact.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Decision {
+    /// Whose calls these are: the user id, or `None` while the person is anonymous. Frozen here, before anything is sent.
+    pub user: Option<UserId>,
+    /// What Segment is told, in order. May be empty: a repeated bounce is a new fact with nothing new to tell.
+    pub calls: Vec<Call>,
+    /// The fact claims another user id than the person has; the first stays.
+    pub conflict: bool,
+    /// An open after a hard bounce: a forwarder, or a wrong bounce.
+    pub contradiction: bool,
+}
+
+impl PartitionState {
+    /// Links of one mail whose clicks are told apart (SES tracks at most 250 links a mail); clicks on further links are
+    /// told, never as unique.
+    pub const LINKS_MAX: usize = 250;
+
+    /// Folds one fact into the state.
+    pub fn fold(&mut self, policy: &Policy, head: &Head) -> Verdict {
+        if !self.see(head.event) {
+            return Verdict::Duplicate;
+        }
+        let mut decision = Decision::default();
+        self.resolve(head, &mut decision);
+        match head.kind {
+            FactKind::EmailOpened => self.fold_open(policy, head, &mut decision),
+            FactKind::LinkClicked => self.fold_click(policy, head, &mut decision),
+            FactKind::EmailDelivered
+            | FactKind::EmailBounced
+            | FactKind::EmailReportedAsSpam
+            | FactKind::EmailUnsubscribed => self.fold_once_a_mail(head, &mut decision),
+            // The identify call was placed by `resolve`, ahead of everything that needs it.
+            FactKind::Identify => {}
+            FactKind::Page => decision.calls.push(raw(CallKind::Page, head)),
+            FactKind::Group => decision.calls.push(raw(CallKind::Group, head)),
+        }
+        Verdict::Folded(decision)
+    }
+
+    /// Decides who the fact is about, and places the identify call that later calls need.
+    fn resolve(&mut self, head: &Head, decision: &mut Decision) {
+        let known = self.persons.get(&head.person).map(|Person::Known(user)| user);
+        let explicit = head.kind == FactKind::Identify;
+        let identify = || raw(CallKind::Identify, head);
+        match (known, &head.user) {
+            (None, None) => decision.calls.extend(explicit.then(identify)),
+            (None, Some(seen)) => {
+                decision.calls.push(link(head.person, seen));
+                decision.user = Some(seen.clone());
+                self.touch_person(head.person, Person::Known(seen.clone()));
+            }
+            (Some(known), Some(seen)) if known != seen => {
+                // The fact's own claim is kept for this fact alone; joining the anonymous id to a second user would
+                // glue two users together at Segment.
+                decision.user = Some(seen.clone());
+                decision.conflict = true;
+            }
+            (Some(known), _) => {
+                decision.calls.extend((explicit && head.has_traits).then(identify));
+                decision.user = Some(known.clone());
+            }
+        }
+    }
+
+    fn fold_open(&mut self, policy: &Policy, head: &Head, decision: &mut Decision) {
+        let counted = !head.machine || policy.machine_opens == MachinePolicy::Include;
+        let mail = head.mail.key;
+        let delivery = self.touch_delivery(mail);
+        decision.contradiction = delivery.bounces.contains(&crate::BounceClass::Hard);
+        let source = if counted {
+            OpenSource::Pixel
+        } else {
+            delivery.machine_open = true;
+            OpenSource::ConfirmedByClick
+        };
+        let first = delivery.unique_open.is_none();
+        if counted && first {
+            delivery.open_winner = Some(head.event.high());
+        }
+        if counted || policy.machine_opens == MachinePolicy::Flag {
+            let unique = counted && delivery.open_winner == Some(head.event.high());
+            decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::EmailOpened, head) });
+        }
+        // A machine's pixel is an open only once a person's click proves it.
+        if first && (counted || !delivery.clicks.is_empty()) {
+            unique_open(delivery, mail, source, decision);
+            for pending in std::mem::take(&mut delivery.pending) {
+                click_per_open(policy, delivery, mail, pending.link, Some(pending.url), decision);
+            }
+        }
+    }
+
+    fn fold_click(&mut self, policy: &Policy, head: &Head, decision: &mut Decision) {
+        let counted = (!head.machine || policy.machine_clicks == MachinePolicy::Include)
+            && head.link_kind == LinkKind::Content
+            && head.link.is_some();
+        let dropped = head.machine && policy.machine_clicks == MachinePolicy::Drop;
+        let Some(link) = head.link.as_ref().filter(|_| counted) else {
+            let call = Call { unique: Some(false), ..raw(CallKind::LinkClicked, head) };
+            decision.calls.extend((!dropped).then_some(call));
+            return;
+        };
+        let (mail, me) = (head.mail.key, head.event.high());
+        let delivery = self.touch_delivery(mail);
+        let winner = delivery.clicks.iter().find(|click| click.link == link.key).map(|click| click.winner);
+        let first_on_link = winner.is_none() && delivery.clicks.len() < Self::LINKS_MAX;
+        if first_on_link {
+            delivery.clicks.push(LinkClick { link: link.key, winner: me });
+        }
+        let unique = first_on_link || winner == Some(me);
+        decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::LinkClicked, head) });
+
+        if delivery.unique_open.is_none() && (delivery.machine_open || policy.implied_open) {
+            let source =
+                if delivery.machine_open { OpenSource::ConfirmedByClick } else { OpenSource::ImpliedByClick };
+            unique_open(delivery, mail, source, decision);
+        }
+        if !first_on_link {
+            return;
+        }
+        let key = CallKey::new(CallKind::UniqueLinkClick, &[&mail.to_bytes(), &link.key.to_be_bytes()]);
+        decision.calls.push(Call { unique: Some(true), ..Call::plain(CallKind::UniqueLinkClick, key) });
+        if delivery.unique_open.is_some() {
+            click_per_open(policy, delivery, mail, link.key, None, decision);
+        } else if policy.click_per_open == ClickPerOpen::Link || delivery.pending.is_empty() {
+            delivery.pending.push(PendingLink { link: link.key, url: link.url.clone() });
+        }
+    }
+
+    /// Delivered, bounced (per class), reported as spam, unsubscribed (per scope): once a mail, where the mail is known.
+    fn fold_once_a_mail(&mut self, head: &Head, decision: &mut Decision) {
+        let (kind, part): (CallKind, &[u8]) = match head.kind {
+            FactKind::EmailBounced => (CallKind::EmailBounced, head.bounce_class.name().as_bytes()),
+            FactKind::EmailReportedAsSpam => (CallKind::EmailReportedAsSpam, b""),
+            FactKind::EmailUnsubscribed => (CallKind::EmailUnsubscribed, &head.scope.to_be_bytes()),
+            _ => (CallKind::EmailDelivered, b""),
+        };
+        if !head.mail.known {
+            decision.calls.push(raw(kind, head));
+            return;
+        }
+        let delivery = self.touch_delivery(head.mail.key);
+        let first = match head.kind {
+            FactKind::EmailBounced => insert(&mut delivery.bounces, head.bounce_class),
+            FactKind::EmailReportedAsSpam => !std::mem::replace(&mut delivery.spam, true),
+            FactKind::EmailUnsubscribed => insert(&mut delivery.scopes, head.scope),
+            _ => !std::mem::replace(&mut delivery.delivered, true),
+        };
+        if first {
+            let key = CallKey::new(kind, &[&head.mail.key.to_bytes(), part]);
+            decision.calls.push(Call::plain(kind, key));
+        }
+    }
+}
+
+/// A call that happens once for its fact.
+fn raw(kind: CallKind, head: &Head) -> Call {
+    Call::plain(kind, CallKey::new(kind, &[&head.event.to_bytes()]))
+}
+
+/// The identify that joins a person to a user: once for the pair, whichever fact brings the evidence.
+fn link(person: Hash128, user: &UserId) -> Call {
+    let key = CallKey::new(CallKind::Identify, &[&person.to_bytes(), user.as_str().as_bytes()]);
+    Call { links: true, ..Call::plain(CallKind::Identify, key) }
+}
+
+fn unique_open(delivery: &mut Delivery, mail: Hash128, source: OpenSource, decision: &mut Decision) {
+    delivery.unique_open = Some(source);
+    let kind = CallKind::EmailUniqueOpens;
+    let call = Call::plain(kind, CallKey::new(kind, &[&mail.to_bytes()]));
+    decision.calls.push(Call { unique: Some(true), open_source: Some(source), ..call });
+}
+
+fn click_per_open(
+    policy: &Policy,
+    delivery: &mut Delivery,
+    mail: Hash128,
+    link: u64,
+    link_url: Option<Box<str>>,
+    decision: &mut Decision,
+) {
+    let kind = CallKind::UniqueLinkClickPerUniqueOpen;
+    let key = match policy.click_per_open {
+        ClickPerOpen::Message if std::mem::replace(&mut delivery.per_open, true) => return,
+        ClickPerOpen::Message => CallKey::new(kind, &[&mail.to_bytes()]),
+        ClickPerOpen::Link => CallKey::new(kind, &[&mail.to_bytes(), &link.to_be_bytes()]),
+    };
+    decision.calls.push(Call { unique: Some(true), link_url, ..Call::plain(kind, key) });
+}
+
+fn insert<T: PartialEq>(set: &mut Vec<T>, value: T) -> bool {
+    let new = !set.contains(&value);
+    if new {
+        set.push(value);
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests;

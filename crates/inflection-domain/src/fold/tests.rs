@@ -1,0 +1,278 @@
+//! The truth table and the identity table of `docs/engagement.md`, row by row, and the laws behind them.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{BounceClass, LinkRef, MailRef, Timestamp, WorkspaceId};
+
+/// One letter a fact: `o` human open, `m` machine open, `1` `2` human click on a link, `b` machine click on link 1,
+/// `d` delivered, `h` hard bounce, `s` soft bounce, `x` spam report, `u` unsubscribe.
+fn head(fact: char, event: &str) -> Head {
+    let kind = match fact {
+        'o' | 'm' => FactKind::EmailOpened,
+        '1' | '2' | 'b' => FactKind::LinkClicked,
+        'd' => FactKind::EmailDelivered,
+        'h' | 's' => FactKind::EmailBounced,
+        'x' => FactKind::EmailReportedAsSpam,
+        _ => FactKind::EmailUnsubscribed,
+    };
+    let url = if fact == '2' { "https://example.com/2" } else { "https://example.com/1" };
+    let person = Hash128::of("test person", &[]);
+    Head {
+        workspace: WorkspaceId::new("acme").unwrap(),
+        kind,
+        event: Hash128::of("test event", &[event.as_bytes()]),
+        person,
+        user: None,
+        occurred_at: Timestamp::from_ms(0),
+        mail: MailRef::new(person, Some("run"), Some("mail"), None),
+        link: (kind == FactKind::LinkClicked).then(|| LinkRef::new(None, url)),
+        link_kind: LinkKind::Content,
+        machine: matches!(fact, 'm' | 'b'),
+        bounce_class: if fact == 'h' { BounceClass::Hard } else { BounceClass::Soft },
+        scope: 0,
+        has_traits: false,
+    }
+}
+
+fn run(policy: &Policy, facts: &[(char, String)]) -> Vec<Call> {
+    let mut state = PartitionState::default();
+    let mut calls = Vec::new();
+    for (fact, event) in facts {
+        if let Verdict::Folded(decision) = state.fold(policy, &head(*fact, event)) {
+            calls.extend(decision.calls);
+        }
+    }
+    calls
+}
+
+fn numbered(facts: &str) -> Vec<(char, String)> {
+    facts.chars().enumerate().map(|(index, fact)| (fact, format!("{fact}{index}"))).collect()
+}
+
+/// `Email Opened(unique|-) Email Unique Opens(source) …` in short: `O+ O- U:pixel C+ C- L P`.
+fn short(calls: &[Call]) -> String {
+    let words: Vec<String> = calls
+        .iter()
+        .map(|call| match (call.kind, call.unique) {
+            (CallKind::EmailOpened, Some(true)) => "O+".into(),
+            (CallKind::EmailOpened, _) => "O-".into(),
+            (CallKind::EmailUniqueOpens, _) => format!("U:{}", call.open_source.unwrap().name()),
+            (CallKind::LinkClicked, Some(true)) => "C+".into(),
+            (CallKind::LinkClicked, _) => "C-".into(),
+            (CallKind::UniqueLinkClick, _) => "L".into(),
+            (CallKind::UniqueLinkClickPerUniqueOpen, _) => "P".into(),
+            (kind, _) => kind.name().to_owned(),
+        })
+        .collect();
+    words.join(" ")
+}
+
+#[track_caller]
+fn check(policy: &Policy, facts: &str, expected: &str) {
+    assert_eq!(short(&run(policy, &numbered(facts))), expected, "{facts}");
+}
+
+#[test]
+fn truth_table() {
+    let default = Policy::default();
+    for (facts, expected) in [
+        ("o", "O+ U:pixel"),
+        ("oo", "O+ U:pixel O-"),
+        ("o1", "O+ U:pixel C+ L P"),
+        ("1o", "C+ L O+ U:pixel P"),
+        ("o112", "O+ U:pixel C+ L P C- C+ L"),
+        ("m", "O-"),
+        ("mo", "O- O+ U:pixel"),
+        ("m1", "O- C+ U:confirmed_by_click L P"),
+        ("1m", "C+ L O- U:confirmed_by_click P"),
+        ("1", "C+ L"),
+        ("bbb", "C- C- C-"),
+        ("b1", "C- C+ L"),
+        ("ob", "O+ U:pixel C-"),
+    ] {
+        check(&default, facts, expected);
+    }
+    let implied = Policy { implied_open: true, ..default };
+    check(&implied, "1", "C+ U:implied_by_click L P");
+    check(&implied, "1o", "C+ U:implied_by_click L P O-");
+    let per_link = Policy { click_per_open: ClickPerOpen::Link, ..default };
+    check(&per_link, "o112", "O+ U:pixel C+ L P C- C+ L P");
+    check(&per_link, "12o", "C+ L C+ L O+ U:pixel P P");
+    check(&Policy { machine_opens: MachinePolicy::Include, ..default }, "m", "O+ U:pixel");
+    check(&Policy { machine_opens: MachinePolicy::Drop, ..default }, "m1", "C+ U:confirmed_by_click L P");
+    check(&Policy { machine_clicks: MachinePolicy::Drop, ..default }, "ob", "O+ U:pixel");
+}
+
+#[test]
+fn the_same_event_again_changes_nothing() {
+    let facts = [('o', "e1".to_owned()), ('o', "e1".to_owned())];
+    assert_eq!(short(&run(&Policy::default(), &facts)), "O+ U:pixel");
+}
+
+#[test]
+fn a_click_before_the_open_lends_its_link() {
+    let calls = run(&Policy::default(), &numbered("1o"));
+    assert_eq!(calls.last().unwrap().link_url.as_deref(), Some("https://example.com/1"));
+}
+
+#[test]
+fn terminal_facts_happen_once_a_mail() {
+    let default = Policy::default();
+    check(&default, "dd", "email_delivered");
+    check(&default, "dh", "email_delivered email_bounced");
+    check(&default, "shh", "email_bounced email_bounced");
+    check(&default, "xx", "email_reported_as_spam");
+    check(&default, "uu", "email_unsubscribed");
+    let unknown_mail = |event| Head { mail: MailRef::new(Hash128::default(), None, None, None), ..head('d', event) };
+    let mut state = PartitionState::default();
+    for event in ["1", "2"] {
+        let Verdict::Folded(decision) = state.fold(&default, &unknown_mail(event)) else { panic!("duplicate") };
+        assert_eq!(decision.calls.len(), 1, "a mail without a name is not taken for another one");
+    }
+}
+
+#[test]
+fn an_open_after_a_hard_bounce_is_a_contradiction() {
+    let mut state = PartitionState::default();
+    state.fold(&Policy::default(), &head('h', "1"));
+    let Verdict::Folded(decision) = state.fold(&Policy::default(), &head('o', "2")) else { panic!("duplicate") };
+    assert!(decision.contradiction);
+}
+
+#[test]
+fn links_beyond_the_bound_are_never_unique() {
+    let mut state = PartitionState::default();
+    let mut unique = 0;
+    for link in 0..PartitionState::LINKS_MAX + 5 {
+        let link = Some(LinkRef::new(None, &format!("https://example.com/{link}")));
+        let head = Head { link, ..head('1', &format!("e{unique}-{}", state.sizes().2)) };
+        let Verdict::Folded(decision) = state.fold(&Policy::default(), &head) else { panic!("duplicate") };
+        unique += decision.calls.iter().filter(|call| call.kind == CallKind::UniqueLinkClick).count();
+    }
+    assert_eq!(unique, PartitionState::LINKS_MAX);
+}
+
+/// Folds facts of (kind, user id, has traits) for one person; gives `kind:user` a call, `~` for anonymous, `+` for a link.
+fn identities(facts: &[(FactKind, Option<&str>, bool)]) -> (String, usize) {
+    let (mut state, mut words, mut conflicts) = (PartitionState::default(), Vec::new(), 0);
+    for (index, (kind, user, has_traits)) in facts.iter().enumerate() {
+        let user = user.map(|user| UserId::new(user).unwrap());
+        let head = Head { kind: *kind, user, has_traits: *has_traits, ..head('d', &index.to_string()) };
+        let head = Head { mail: MailRef::new(Hash128::default(), None, None, None), ..head };
+        let Verdict::Folded(decision) = state.fold(&Policy::default(), &head) else { panic!("duplicate") };
+        conflicts += usize::from(decision.conflict);
+        let who = decision.user.as_ref().map_or("~", |user| user.as_str());
+        words.extend(decision.calls.iter().map(|call| {
+            format!("{}:{who}{}", if call.kind == CallKind::Identify { "id" } else { "t" }, if call.links { "+" } else { "" })
+        }));
+    }
+    (words.join(" "), conflicts)
+}
+
+#[test]
+fn identity_table() {
+    use FactKind::{EmailDelivered as D, Identify as I};
+    let cases: [(&[(FactKind, Option<&str>, bool)], &str, usize); 9] = [
+        (&[(D, None, false)], "t:~", 0),
+        (&[(D, None, false), (D, Some("u"), false), (D, None, false)], "t:~ id:u+ t:u t:u", 0),
+        (&[(D, Some("u"), false), (D, Some("u"), false)], "id:u+ t:u t:u", 0),
+        (&[(D, Some("u"), false), (D, Some("v"), false), (D, None, false)], "id:u+ t:u t:v t:u", 1),
+        (&[(I, Some("u"), true), (D, None, false)], "id:u+ t:u", 0),
+        (&[(I, Some("u"), false), (I, Some("u"), false)], "id:u+", 0),
+        (&[(I, Some("u"), false), (I, Some("u"), true)], "id:u+ id:u", 0),
+        (&[(I, Some("u"), false), (I, Some("v"), true)], "id:u+", 1),
+        (&[(I, None, true)], "id:~", 0),
+    ];
+    for (facts, expected, conflicts) in cases {
+        assert_eq!(identities(facts), (expected.to_owned(), conflicts), "{facts:?}");
+    }
+}
+
+#[test]
+fn firsts_and_event_ids_expire_in_log_time() {
+    let day = |day: i64| Timestamp::from_ms(day * 86_400_000);
+    let mut state = PartitionState::default();
+    let folds = |state: &mut PartitionState, event: &str| match state.fold(&Policy::default(), &head('o', event)) {
+        Verdict::Duplicate => "duplicate".to_owned(),
+        Verdict::Folded(decision) => short(&decision.calls),
+    };
+    state.advance(day(1000));
+    assert_eq!(folds(&mut state, "1"), "O+ U:pixel");
+    state.advance(day(1007));
+    assert_eq!(folds(&mut state, "1"), "duplicate");
+    state.advance(day(1008));
+    assert_eq!(folds(&mut state, "1"), "O+", "the winner is told unique again, the unique open is not repeated");
+    state.advance(day(900));
+    assert_eq!(folds(&mut state, "1"), "duplicate", "log time never goes back");
+    state.advance(day(1008 + 401));
+    assert_eq!(folds(&mut state, "2"), "O+ U:pixel");
+}
+
+fn derived(calls: &[Call]) -> BTreeSet<(CallKind2, CallKey)> {
+    calls.iter().filter(|call| call.kind.is_derived()).map(|call| (call.kind.name(), call.key)).collect()
+}
+type CallKind2 = &'static str;
+
+/// All orders of up to six facts.
+fn permutations(facts: &[(char, String)]) -> Vec<Vec<(char, String)>> {
+    if facts.len() <= 1 {
+        return vec![facts.to_vec()];
+    }
+    let mut all = Vec::new();
+    for index in 0..facts.len() {
+        let mut rest = facts.to_vec();
+        let first = rest.remove(index);
+        all.extend(permutations(&rest).into_iter().map(|tail| [vec![first.clone()], tail].concat()));
+    }
+    all
+}
+
+#[test]
+fn derived_ids_do_not_depend_on_order_or_repeats() {
+    for policy in [Policy::default(), Policy { click_per_open: ClickPerOpen::Link, ..Policy::default() }] {
+        for facts in ["oo112m", "m1b2", "12oob", "o12dhu", "bm1"] {
+            let facts = numbered(facts);
+            let expected = derived(&run(&policy, &facts));
+            for order in permutations(&facts) {
+                assert_eq!(derived(&run(&policy, &order)), expected, "{order:?}");
+                let repeated = [order.clone(), order.clone()].concat();
+                assert_eq!(run(&policy, &repeated), run(&policy, &order), "{order:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn laws(facts in "[om12bdhsxu]{0,20}", split in 0usize..20) {
+        let facts = numbered(&facts);
+        let calls = run(&Policy::default(), &facts);
+        let count = |kind| calls.iter().filter(|call| call.kind == kind).count();
+        prop_assert!(count(CallKind::EmailUniqueOpens) <= 1);
+        prop_assert!(count(CallKind::UniqueLinkClickPerUniqueOpen) <= count(CallKind::EmailUniqueOpens));
+        let keys: BTreeSet<CallKey> = calls.iter().map(|call| call.key).collect();
+        prop_assert_eq!(keys.len(), calls.len(), "no call twice");
+        let raw = |letters: &str| facts.iter().filter(|(fact, _)| letters.contains(*fact)).count();
+        prop_assert_eq!(count(CallKind::EmailOpened), raw("om"));
+        prop_assert_eq!(count(CallKind::LinkClicked), raw("12b"));
+
+        // State rebuilt from its changes goes on exactly as the state itself would.
+        let mut live = PartitionState::default();
+        let mut rebuilt = PartitionState::default();
+        let mut told = Vec::new();
+        for (index, (fact, event)) in facts.iter().enumerate() {
+            if index == split {
+                rebuilt.apply(live.take_changes());
+                prop_assert_eq!(&rebuilt, &live);
+                live = rebuilt.clone();
+            }
+            if let Verdict::Folded(decision) = live.fold(&Policy::default(), &head(*fact, event)) {
+                told.extend(decision.calls);
+            }
+        }
+        prop_assert_eq!(told, calls);
+    }
+}

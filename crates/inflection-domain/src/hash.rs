@@ -1,0 +1,98 @@
+//! The one hash of the project: 128 bits of BLAKE3 over a domain name and length-prefixed parts.
+//!
+//! Ids made from it reach Segment and the logs of running installs, so its output is frozen by golden vectors.
+
+use std::fmt;
+
+/// A 128-bit hash, compared and stored by value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Hash128(u128);
+
+impl Hash128 {
+    /// Hashes `parts` under `domain`. Each part is preceded by its length, so ("ab", "c") and ("a", "bc") differ.
+    #[must_use]
+    pub fn of(domain: &str, parts: &[&[u8]]) -> Self {
+        Self::finish(blake3::Hasher::new(), domain, parts)
+    }
+
+    /// As [`Hash128::of`], with a secret key: without the key the parts can be neither found nor confirmed.
+    #[must_use]
+    pub fn keyed(key: &[u8; 32], domain: &str, parts: &[&[u8]]) -> Self {
+        Self::finish(blake3::Hasher::new_keyed(key), domain, parts)
+    }
+
+    fn finish(mut hasher: blake3::Hasher, domain: &str, parts: &[&[u8]]) -> Self {
+        for part in std::iter::once(domain.as_bytes()).chain(parts.iter().copied()) {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// The hash as bytes, most significant first.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// The inverse of [`Hash128::to_bytes`].
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// The most significant half: enough where a rare collision costs a flag, not an event.
+    #[must_use]
+    pub fn high(self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.to_bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// 26 characters of lower-case base32 (RFC 4648 alphabet, no padding).
+    #[must_use]
+    pub fn to_base32(self) -> String {
+        const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        // 26 digits of 5 bits are 130 bits: the two missing ones are zeros at the end.
+        (0..26u32)
+            .map(|digit| {
+                let shifted = if digit < 25 { self.0 >> (123 - 5 * digit) } else { self.0 << 2 };
+                char::from(ALPHABET.get((shifted & 31) as usize).copied().unwrap_or(b'a'))
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Hash128 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Hash128 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_kept_apart() {
+        assert_ne!(Hash128::of("d", &[b"ab", b"c"]), Hash128::of("d", &[b"a", b"bc"]));
+        assert_ne!(Hash128::of("d", &[b"ab"]), Hash128::of("e", &[b"ab"]));
+        assert_ne!(Hash128::of("d", &[b"ab"]), Hash128::keyed(&[0; 32], "d", &[b"ab"]));
+    }
+
+    #[test]
+    fn bytes_and_text_are_stable() {
+        let hash = Hash128::from_bytes(*b"0123456789abcdef");
+        assert_eq!(hash.to_string(), "30313233343536373839616263646566");
+        // `printf 0123456789abcdef | base32`, lower-cased, without padding.
+        assert_eq!(hash.to_base32(), "gaytemzugu3doobzmfrggzdfmy");
+        assert_eq!(Hash128::from_bytes(hash.to_bytes()), hash);
+    }
+}

@@ -1,0 +1,30 @@
+//! What an engagement is, whose it is, and whether it is the first of its kind: values and pure functions.
+//!
+//! The centre is [`PartitionState::fold`]: *(state, fact) → (state′, decision)*. Everything here is told what it needs
+//! (state, fact, policy, log time) and answers with what should happen. There is deliberately no clock, no randomness
+//! and no I/O in this crate (its `clippy.toml` forbids them), no protobuf (that is `inflection-wire`) and nothing of
+//! Segment's API beyond the names of the calls (that is `inflection-segment`).
+
+mod address;
+mod call;
+mod fact;
+mod fold;
+mod hash;
+mod ids;
+mod machine;
+mod partition;
+mod state;
+mod timestamp;
+
+pub use address::{EmailAddress, InvalidAddress};
+pub use call::{Call, CallKey, CallKind, MessageId, OpenSource};
+pub use fact::{Body, BounceClass, Fact, FactKind, Head, LinkKind, LinkRef, MailRef};
+pub use fold::{ClickPerOpen, Decision, MachinePolicy, Policy, Verdict};
+pub use hash::Hash128;
+pub use ids::{
+    ConnectionId, EventId, InstallationId, InstallationKey, InvalidId, PersonId, UserId, WorkspaceId, is_blocked_user_id,
+};
+pub use machine::classify_open;
+pub use partition::{Partition, PartitionCount};
+pub use state::{Changes, Delivery, LinkClick, PartitionState, PendingLink, Person};
+pub use timestamp::{InvalidTimestamp, Timestamp};

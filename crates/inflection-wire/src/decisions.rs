@@ -1,0 +1,312 @@
+//! Decisions on their way from identity to delivery, with the state changes that make the log the state.
+
+use bytes::Bytes;
+use inflection_domain::{
+    Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, UserId, WorkspaceId,
+};
+use prost::Message as _;
+
+use crate::events::workspace;
+use crate::{DecodeError, enums, key, optional, pb};
+
+/// One step of the fold: output, change of state and input offset in one message.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DecisionBatch {
+    /// Sequence in the partition's event log up to which input is consumed.
+    pub consumed_through: u64,
+    /// Receive time of the oldest input.
+    pub received_at: Timestamp,
+    /// The decisions, in input order.
+    pub decisions: Vec<Decided>,
+    /// What changed.
+    pub changes: Changes,
+    /// Counts since the partition's beginning.
+    pub totals: Vec<WorkspaceTotals>,
+}
+
+/// One fact and what Segment is told because of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    /// Whose fact it was.
+    pub workspace: WorkspaceId,
+    /// When it happened.
+    pub occurred_at: Timestamp,
+    /// The user, or `None` while the person is anonymous.
+    pub user: Option<UserId>,
+    /// The calls, in order.
+    pub calls: Vec<Call>,
+    /// The sealed body.
+    pub body: Bytes,
+}
+
+/// Counts of one workspace in one partition since its beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented in proto/inflection/v1/decisions.proto")]
+pub struct WorkspaceTotals {
+    pub workspace: WorkspaceId,
+    pub folded: u64,
+    pub duplicates: u64,
+    pub calls: u64,
+    pub identity_conflicts: u64,
+    pub contradictions: u64,
+    pub undecodable: u64,
+}
+
+impl WorkspaceTotals {
+    /// Zero of everything.
+    #[must_use]
+    pub fn new(workspace: WorkspaceId) -> Self {
+        Self {
+            workspace,
+            folded: 0,
+            duplicates: 0,
+            calls: 0,
+            identity_conflicts: 0,
+            contradictions: 0,
+            undecodable: 0,
+        }
+    }
+}
+
+impl DecisionBatch {
+    /// Writes the bus message.
+    #[must_use]
+    pub fn encode(self) -> Bytes {
+        let pb = pb::DecisionBatch {
+            consumed_through: self.consumed_through,
+            received_at_ms: self.received_at.as_ms(),
+            decisions: self.decisions.into_iter().map(encode_decided).collect(),
+            changes: Some(encode_changes(self.changes)),
+            totals: self.totals.into_iter().map(encode_totals).collect(),
+        };
+        pb.encode_to_vec().into()
+    }
+
+    /// Reads a bus message. Bodies are shared with `message`, not copied.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is no decision batch; a decision log has no entries that may be skipped.
+    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let pb = pb::DecisionBatch::decode(message)?;
+        let mut last = None;
+        Ok(Self {
+            consumed_through: pb.consumed_through,
+            received_at: Timestamp::from_ms(pb.received_at_ms),
+            decisions: pb.decisions.into_iter().map(|pb| decode_decided(pb, &mut last)).collect::<Result<_, _>>()?,
+            changes: decode_changes(pb.changes.unwrap_or_default())?,
+            totals: pb.totals.into_iter().map(decode_totals).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn encode_decided(decided: Decided) -> pb::Decision {
+    pb::Decision {
+        workspace: decided.workspace.as_str().to_owned(),
+        occurred_at_ms: decided.occurred_at.as_ms(),
+        user_id: decided.user.map_or(String::new(), |user| user.as_str().to_owned()),
+        calls: decided.calls.into_iter().map(encode_call).collect(),
+        body: decided.body,
+    }
+}
+
+fn decode_decided(pb: pb::Decision, last: &mut Option<WorkspaceId>) -> Result<Decided, DecodeError> {
+    let user = match pb.user_id.as_str() {
+        "" => None,
+        text => Some(UserId::new(text).map_err(|_| DecodeError::Field("user_id"))?),
+    };
+    Ok(Decided {
+        workspace: workspace(&pb.workspace, last)?,
+        occurred_at: Timestamp::from_ms(pb.occurred_at_ms),
+        user,
+        calls: pb.calls.into_iter().map(decode_call).collect::<Result<_, _>>()?,
+        body: pb.body,
+    })
+}
+
+fn encode_call(call: Call) -> pb::Call {
+    pb::Call {
+        kind: enums::call_kind_to(call.kind),
+        call_key: Bytes::copy_from_slice(&call.key.to_bytes()),
+        links: call.links,
+        unique: call.unique,
+        open_source: call.open_source.map_or(0, enums::open_source_to),
+        link_url: call.link_url.map_or(String::new(), String::from),
+    }
+}
+
+fn decode_call(pb: pb::Call) -> Result<Call, DecodeError> {
+    Ok(Call {
+        kind: enums::call_kind_from(pb.kind).ok_or(DecodeError::Field("call.kind"))?,
+        key: CallKey::from_bytes(key("call_key", &pb.call_key)?.to_bytes()),
+        links: pb.links,
+        unique: pb.unique,
+        open_source: enums::open_source_from(pb.open_source),
+        link_url: optional(pb.link_url),
+    })
+}
+
+fn encode_changes(changes: Changes) -> pb::StateChanges {
+    let mut seen = Vec::with_capacity(changes.seen.len() * 16);
+    changes.seen.iter().for_each(|key| seen.extend_from_slice(&key.to_bytes()));
+    pb::StateChanges {
+        log_time_ms: changes.log_time.as_ms(),
+        seen: seen.into(),
+        persons: changes.persons.into_iter().map(encode_person).collect(),
+        deliveries: changes.deliveries.into_iter().map(encode_delivery).collect(),
+    }
+}
+
+fn decode_changes(pb: pb::StateChanges) -> Result<Changes, DecodeError> {
+    let (seen, cut) = pb.seen.as_chunks::<16>();
+    if !cut.is_empty() {
+        return Err(DecodeError::Field("seen"));
+    }
+    Ok(Changes {
+        log_time: Timestamp::from_ms(pb.log_time_ms),
+        seen: seen.iter().map(|key| Hash128::from_bytes(*key)).collect(),
+        persons: pb.persons.into_iter().map(decode_person).collect::<Result<_, _>>()?,
+        deliveries: pb.deliveries.into_iter().map(decode_delivery).collect::<Result<_, _>>()?,
+    })
+}
+
+fn encode_person((key, Person::Known(user)): (Hash128, Person)) -> pb::PersonState {
+    pb::PersonState {
+        person_key: Bytes::copy_from_slice(&key.to_bytes()),
+        state: Some(pb::person_state::State::KnownUserId(user.as_str().to_owned())),
+    }
+}
+
+fn decode_person(pb: pb::PersonState) -> Result<(Hash128, Person), DecodeError> {
+    let pb::person_state::State::KnownUserId(user) = pb.state.ok_or(DecodeError::Field("person.state"))?;
+    let user = UserId::new(user).map_err(|_| DecodeError::Field("known_user_id"))?;
+    Ok((key("person_key", &pb.person_key)?, Person::Known(user)))
+}
+
+fn encode_delivery((key, delivery): (Hash128, Delivery)) -> pb::DeliveryState {
+    pb::DeliveryState {
+        mail_key: Bytes::copy_from_slice(&key.to_bytes()),
+        day: delivery.day,
+        delivered: delivery.delivered,
+        spam: delivery.spam,
+        machine_open: delivery.machine_open,
+        unique_open: delivery.unique_open.map_or(0, enums::open_source_to),
+        open_winner: delivery.open_winner,
+        clicks: delivery.clicks.iter().flat_map(|click| [click.link, click.winner]).collect(),
+        pending: delivery
+            .pending
+            .into_iter()
+            .map(|pending| pb::PendingLink { link_key: pending.link, url: pending.url.into() })
+            .collect(),
+        per_open: delivery.per_open,
+        bounces: delivery.bounces.into_iter().map(enums::bounce_class_to).collect(),
+        scopes: delivery.scopes,
+    }
+}
+
+fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Delivery), DecodeError> {
+    let (clicks, cut) = pb.clicks.as_chunks::<2>();
+    if !cut.is_empty() {
+        return Err(DecodeError::Field("clicks"));
+    }
+    let delivery = Delivery {
+        day: pb.day,
+        delivered: pb.delivered,
+        spam: pb.spam,
+        machine_open: pb.machine_open,
+        unique_open: enums::open_source_from(pb.unique_open),
+        open_winner: pb.open_winner,
+        clicks: clicks.iter().map(|[link, winner]| LinkClick { link: *link, winner: *winner }).collect(),
+        pending: pb
+            .pending
+            .into_iter()
+            .map(|pending| PendingLink { link: pending.link_key, url: pending.url.into() })
+            .collect(),
+        per_open: pb.per_open,
+        bounces: pb.bounces.into_iter().filter_map(enums::bounce_class_from).collect(),
+        scopes: pb.scopes,
+    };
+    Ok((key("mail_key", &pb.mail_key)?, delivery))
+}
+
+fn encode_totals(totals: WorkspaceTotals) -> pb::WorkspaceTotals {
+    pb::WorkspaceTotals {
+        workspace: totals.workspace.as_str().to_owned(),
+        folded: totals.folded,
+        duplicates: totals.duplicates,
+        calls: totals.calls,
+        identity_conflicts: totals.identity_conflicts,
+        contradictions: totals.contradictions,
+        undecodable: totals.undecodable,
+    }
+}
+
+fn decode_totals(pb: pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
+    Ok(WorkspaceTotals {
+        workspace: WorkspaceId::new(&pb.workspace).map_err(|_| DecodeError::Field("workspace"))?,
+        folded: pb.folded,
+        duplicates: pb.duplicates,
+        calls: pb.calls,
+        identity_conflicts: pb.identity_conflicts,
+        contradictions: pb.contradictions,
+        undecodable: pb.undecodable,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use inflection_domain::{BounceClass, CallKind, OpenSource};
+
+    use super::*;
+
+    #[test]
+    fn decode_undoes_encode() {
+        let hash = |byte| Hash128::from_bytes([byte; 16]);
+        let workspace = WorkspaceId::new("acme").unwrap();
+        let call = Call {
+            links: true,
+            unique: Some(false),
+            open_source: Some(OpenSource::ConfirmedByClick),
+            link_url: Some("https://example.com".into()),
+            ..Call::plain(CallKind::EmailUniqueOpens, CallKey::from_bytes([3; 16]))
+        };
+        let delivery = Delivery {
+            day: 20_000,
+            machine_open: true,
+            unique_open: Some(OpenSource::Pixel),
+            open_winner: Some(0),
+            clicks: vec![LinkClick { link: 1, winner: 2 }, LinkClick { link: 3, winner: 4 }],
+            pending: vec![PendingLink { link: 5, url: "u".into() }],
+            bounces: vec![BounceClass::Hard, BounceClass::Undetermined],
+            scopes: vec![0, 9],
+            ..Delivery::default()
+        };
+        let batch = DecisionBatch {
+            consumed_through: 42,
+            received_at: Timestamp::from_ms(5),
+            decisions: vec![
+                Decided {
+                    workspace: workspace.clone(),
+                    occurred_at: Timestamp::from_ms(-7),
+                    user: Some(UserId::new("u").unwrap()),
+                    calls: vec![call, Call::plain(CallKind::Page, CallKey::from_bytes([4; 16]))],
+                    body: Bytes::from_static(b"sealed"),
+                },
+                Decided {
+                    workspace: workspace.clone(),
+                    occurred_at: Timestamp::default(),
+                    user: None,
+                    calls: vec![],
+                    body: Bytes::new(),
+                },
+            ],
+            changes: Changes {
+                log_time: Timestamp::from_ms(6),
+                seen: vec![hash(1), hash(2)],
+                persons: vec![(hash(3), Person::Known(UserId::new("u").unwrap()))],
+                deliveries: vec![(hash(4), delivery), (hash(5), Delivery::default())],
+            },
+            totals: vec![WorkspaceTotals { folded: 1, calls: 2, ..WorkspaceTotals::new(workspace) }],
+        };
+        assert_eq!(DecisionBatch::decode(batch.clone().encode()).unwrap(), batch);
+    }
+}

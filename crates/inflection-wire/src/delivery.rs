@@ -1,0 +1,189 @@
+//! What delivery keeps: its progress and its dead letters.
+
+use bytes::Bytes;
+use inflection_domain::{ConnectionId, Timestamp, WorkspaceId};
+use prost::Message as _;
+
+use crate::{DecodeError, pb};
+
+/// How far delivery has come in one partition, and what became of the calls so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeliveryProgress {
+    /// Sequence in the decision log up to which every call has come to an end.
+    pub finished_through: u64,
+    /// Counts, one a connection.
+    pub connections: Vec<ConnectionTotals>,
+}
+
+/// What became of the calls of one connection in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented in proto/inflection/v1/delivery.proto")]
+pub struct ConnectionTotals {
+    pub workspace: WorkspaceId,
+    pub connection: ConnectionId,
+    pub baseline: u64,
+    pub accepted: u64,
+    pub dead: u64,
+    pub filtered: u64,
+}
+
+impl DeliveryProgress {
+    /// Writes the record.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let connections = self.connections.iter().map(|totals| pb::ConnectionTotals {
+            workspace: totals.workspace.as_str().to_owned(),
+            connection: totals.connection.as_str().to_owned(),
+            baseline: totals.baseline,
+            accepted: totals.accepted,
+            dead: totals.dead,
+            filtered: totals.filtered,
+        });
+        pb::DeliveryProgress { finished_through: self.finished_through, connections: connections.collect() }
+            .encode_to_vec()
+            .into()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is no progress record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let pb = pb::DeliveryProgress::decode(bytes)?;
+        let connections = pb.connections.into_iter().map(|totals| {
+            Ok(ConnectionTotals {
+                workspace: WorkspaceId::new(&totals.workspace).map_err(|_| DecodeError::Field("workspace"))?,
+                connection: ConnectionId::new(&totals.connection).map_err(|_| DecodeError::Field("connection"))?,
+                baseline: totals.baseline,
+                accepted: totals.accepted,
+                dead: totals.dead,
+                filtered: totals.filtered,
+            })
+        });
+        Ok(Self { finished_through: pb.finished_through, connections: connections.collect::<Result<_, DecodeError>>()? })
+    }
+}
+
+/// A call that will not be sent any more, with the item as it would be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented in proto/inflection/v1/delivery.proto")]
+pub struct DeadLetter {
+    pub workspace: WorkspaceId,
+    pub connection: ConnectionId,
+    pub message_id: String,
+    pub event_id: String,
+    pub kind: String,
+    pub reason: String,
+    pub attempts: u32,
+    /// The last HTTP status, or 0 when there was none.
+    pub last_status: u16,
+    pub item: Bytes,
+}
+
+/// One entry of a dead-letter log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterEntry {
+    /// When it was written.
+    pub at: Timestamp,
+    /// What it says.
+    pub outcome: DeadLetterOutcome,
+}
+
+/// What an entry of a dead-letter log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeadLetterOutcome {
+    /// A call died.
+    Died(DeadLetter),
+    /// An earlier letter (by messageId) was replayed and accepted.
+    Replayed(String),
+    /// An earlier letter (by messageId) was dropped by an operator.
+    Dropped(String),
+}
+
+impl DeadLetterEntry {
+    /// Writes the entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        use pb::dead_letter_entry::Entry;
+        let entry = match &self.outcome {
+            DeadLetterOutcome::Died(letter) => Entry::Letter(pb::DeadLetter {
+                workspace: letter.workspace.as_str().to_owned(),
+                connection: letter.connection.as_str().to_owned(),
+                message_id: letter.message_id.clone(),
+                event_id: letter.event_id.clone(),
+                kind: letter.kind.clone(),
+                reason: letter.reason.clone(),
+                attempts: letter.attempts,
+                last_status: u32::from(letter.last_status),
+                item: letter.item.clone(),
+            }),
+            DeadLetterOutcome::Replayed(id) => Entry::Replayed(id.clone()),
+            DeadLetterOutcome::Dropped(id) => Entry::Dropped(id.clone()),
+        };
+        pb::DeadLetterEntry { entry: Some(entry), at_ms: self.at.as_ms() }.encode_to_vec().into()
+    }
+
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is none.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        use pb::dead_letter_entry::Entry;
+        let pb = pb::DeadLetterEntry::decode(bytes)?;
+        let outcome = match pb.entry.ok_or(DecodeError::Field("entry"))? {
+            Entry::Letter(letter) => DeadLetterOutcome::Died(DeadLetter {
+                workspace: WorkspaceId::new(&letter.workspace).map_err(|_| DecodeError::Field("workspace"))?,
+                connection: ConnectionId::new(&letter.connection).map_err(|_| DecodeError::Field("connection"))?,
+                message_id: letter.message_id,
+                event_id: letter.event_id,
+                kind: letter.kind,
+                reason: letter.reason,
+                attempts: letter.attempts,
+                last_status: u16::try_from(letter.last_status).unwrap_or(0),
+                item: letter.item,
+            }),
+            Entry::Replayed(id) => DeadLetterOutcome::Replayed(id),
+            Entry::Dropped(id) => DeadLetterOutcome::Dropped(id),
+        };
+        Ok(Self { at: Timestamp::from_ms(pb.at_ms), outcome })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decode_undoes_encode() {
+        let (workspace, connection) = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
+        let totals = ConnectionTotals {
+            workspace: workspace.clone(),
+            connection: connection.clone(),
+            baseline: 1,
+            accepted: 2,
+            dead: 3,
+            filtered: 4,
+        };
+        let progress = DeliveryProgress { finished_through: 9, connections: vec![totals] };
+        assert_eq!(DeliveryProgress::decode(&progress.encode()).unwrap(), progress);
+        let letter = DeadLetter {
+            workspace,
+            connection,
+            message_id: "infl_1".into(),
+            event_id: "e".into(),
+            kind: "email_opened".into(),
+            reason: "bad_request".into(),
+            attempts: 3,
+            last_status: 400,
+            item: Bytes::from_static(b"{}"),
+        };
+        for outcome in [
+            DeadLetterOutcome::Died(letter),
+            DeadLetterOutcome::Replayed("infl_1".into()),
+            DeadLetterOutcome::Dropped("infl_2".into()),
+        ] {
+            let entry = DeadLetterEntry { at: Timestamp::from_ms(5), outcome };
+            assert_eq!(DeadLetterEntry::decode(entry.encode()).unwrap(), entry);
+        }
+    }
+}

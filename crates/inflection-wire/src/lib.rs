@@ -1,0 +1,44 @@
+//! Protobuf messages and the only conversions between bytes and domain values.
+//!
+//! * [`encode_event`] and [`EventChunk`]: facts become entries of an event batch that can be joined without decoding;
+//! * [`EventBatch::decode`], [`DecisionBatch`]: what identity reads and appends;
+//! * [`DeliveryProgress`], [`DeadLetterEntry`]: what delivery keeps;
+//! * [`Installation`]: the installation's identity.
+//!
+//! A generated protobuf type never leaves this crate. The messages themselves are documented in `proto/`.
+
+mod body;
+mod decisions;
+mod delivery;
+mod enums;
+mod events;
+mod installation;
+mod pb {
+    #![expect(missing_docs, unreachable_pub, reason = "generated from proto/, documented there")]
+    include!("gen/inflection.v1.rs");
+}
+
+pub use body::decode_body;
+pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
+pub use delivery::{ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
+pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch};
+pub use installation::{Installation, SCHEMA_VERSION};
+
+/// A message that is not what its subject promises.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not protobuf, or cut short.
+    #[error("not a protobuf message of the expected type")]
+    Protobuf(#[from] prost::DecodeError),
+    /// A field without which the message means nothing.
+    #[error("field {0} is missing or invalid")]
+    Field(&'static str),
+}
+
+fn key(field: &'static str, bytes: &[u8]) -> Result<inflection_domain::Hash128, DecodeError> {
+    bytes.try_into().map(inflection_domain::Hash128::from_bytes).map_err(|_| DecodeError::Field(field))
+}
+
+fn optional(text: String) -> Option<Box<str>> {
+    (!text.is_empty()).then(|| text.into())
+}
