@@ -1,1 +1,201 @@
-//! stub
+//! Partitioned logs and keyed records over two backends: NATS JetStream, and a store embedded in the process.
+//!
+//! [`Bus`] is the whole surface. It carries bytes and knows no event. Both backends pass one conformance suite
+//! (`tests/it`); the embedded one is a real store, durable and crash-tested, for one process.
+//!
+//! Who reads keeps its own position: a [`Reader`] starts after a sequence that its owner stored next to the effect of
+//! reading. There are deliberately no acknowledgements and no redelivery here; ARCHITECTURE.md says why.
+
+mod embedded;
+mod error;
+mod log;
+mod nats;
+mod reader;
+
+use bytes::Bytes;
+
+pub use embedded::EmbeddedConfig;
+pub use error::{AppendError, OpenError, ReadError, RecordError};
+pub use log::{InvalidName, Log, Sequence};
+pub use nats::{DurabilityGap, NatsConfig, ProvisionConfig, Provisioned, StreamSpec};
+pub use reader::{Message, Reader};
+
+/// A handle to the bus. Clones share one connection or one store.
+#[derive(Debug, Clone)]
+pub struct Bus(Backend);
+
+#[derive(Debug, Clone)]
+enum Backend {
+    Nats(nats::Client),
+    Embedded(embedded::Store),
+}
+
+/// A keyed record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its value.
+    pub value: Bytes,
+    /// Changes with every write; 0 is never a revision.
+    pub revision: u64,
+}
+
+/// What a write of a record expects to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Anything: the last write wins.
+    Anything,
+    /// Nothing: the key must not exist.
+    Absent,
+    /// This revision.
+    Revision(u64),
+}
+
+impl Bus {
+    /// Opens the embedded store in a directory, recovering what an earlier process left. One process at a time.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the directory is in use, cannot be written, or holds a damaged journal.
+    pub async fn open_embedded(config: EmbeddedConfig) -> Result<Self, OpenError> {
+        embedded::Store::open(config).await.map(|store| Self(Backend::Embedded(store)))
+    }
+
+    /// Connects to NATS.
+    ///
+    /// # Errors
+    /// [`OpenError`] when no server answers or the server is older than the floor.
+    pub async fn connect_nats(config: NatsConfig) -> Result<Self, OpenError> {
+        nats::Client::connect(config).await.map(|client| Self(Backend::Nats(client)))
+    }
+
+    /// Creates or checks streams, consumers and buckets on NATS; the embedded store needs none.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the server refuses. Gaps in durability are not errors here: the caller decides.
+    pub async fn provision(&self, config: &ProvisionConfig) -> Result<Provisioned, OpenError> {
+        match &self.0 {
+            Backend::Nats(client) => client.provision(config).await,
+            Backend::Embedded(_) => Ok(Provisioned::default()),
+        }
+    }
+
+    /// What of the durability policy the bus does not meet, without changing anything.
+    ///
+    /// # Errors
+    /// [`OpenError`] when a stream does not exist or the server does not answer.
+    pub async fn durability_gaps(&self, config: &ProvisionConfig) -> Result<Vec<DurabilityGap>, OpenError> {
+        match &self.0 {
+            Backend::Nats(client) => client.check(config).await,
+            Backend::Embedded(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Appends one message and returns its sequence once it is durable. With `fence`, only if the log's last sequence is
+    /// still that one (0 for an empty log). An append whose answer is lost is settled before this returns, if the bus
+    /// comes back in time.
+    ///
+    /// # Errors
+    /// [`AppendError`]; only [`AppendError::Unavailable`] leaves open whether the message was stored.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not have appended.
+    pub async fn append(&self, log: &Log, fence: Option<Sequence>, payload: Bytes) -> Result<Sequence, AppendError> {
+        match &self.0 {
+            Backend::Nats(client) => client.append(log, fence, payload).await,
+            Backend::Embedded(store) => store.append(log, fence, payload).await,
+        }
+    }
+
+    /// Reads a log from the message after `after`, for ever: the reader waits at the end for more.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the bus does not answer.
+    pub async fn read(&self, log: &Log, after: Sequence) -> Result<Reader, ReadError> {
+        match &self.0 {
+            Backend::Nats(client) => client.read(log, after).await.map(Reader::nats),
+            Backend::Embedded(store) => Ok(Reader::embedded(store.read(log, after))),
+        }
+    }
+
+    /// The last message of a log, if it has any. Strictly consistent: what was acknowledged is seen.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the bus does not answer.
+    pub async fn last(&self, log: &Log) -> Result<Option<Message>, ReadError> {
+        match &self.0 {
+            Backend::Nats(client) => client.last(log).await,
+            Backend::Embedded(store) => store.last(log).await,
+        }
+    }
+
+    /// Deletes the messages of a log up to and including a sequence.
+    ///
+    /// # Errors
+    /// [`AppendError`] when the bus does not answer.
+    pub async fn purge(&self, log: &Log, through: Sequence) -> Result<(), AppendError> {
+        match &self.0 {
+            Backend::Nats(client) => client.purge(log, through).await,
+            Backend::Embedded(store) => store.purge(log, through).await,
+        }
+    }
+
+    /// Reads a keyed record. Strictly consistent.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the bus does not answer.
+    pub async fn get_record(&self, key: &str) -> Result<Option<Record>, RecordError> {
+        match &self.0 {
+            Backend::Nats(client) => client.get_record(key).await,
+            Backend::Embedded(store) => Ok(store.get_record(key)),
+        }
+    }
+
+    /// Writes a keyed record and returns its revision once it is durable.
+    ///
+    /// # Errors
+    /// [`RecordError::Conflict`] when `expected` does not hold.
+    pub async fn put_record(&self, key: &str, expected: Expected, value: Bytes) -> Result<u64, RecordError> {
+        match &self.0 {
+            Backend::Nats(client) => client.put_record(key, expected, value).await,
+            Backend::Embedded(store) => store.put_record(key, expected, Some(value)).await,
+        }
+    }
+
+    /// Deletes a keyed record, whatever it holds. Deleting what is not there is no error.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the bus does not answer.
+    pub async fn delete_record(&self, key: &str) -> Result<(), RecordError> {
+        match &self.0 {
+            Backend::Nats(client) => client.delete_record(key).await,
+            Backend::Embedded(store) => store.put_record(key, Expected::Anything, None).await.map(drop),
+        }
+    }
+
+    /// Whether the bus can take appends now; says why not.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn health(&self) -> Result<(), String> {
+        match &self.0 {
+            Backend::Nats(client) => client.health(),
+            Backend::Embedded(store) => store.health(),
+        }
+    }
+
+    /// The largest payload of one message, in bytes.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        match &self.0 {
+            Backend::Nats(client) => client.payload_bytes_max(),
+            Backend::Embedded(_) => embedded::PAYLOAD_BYTES_MAX,
+        }
+    }
+
+    /// Finishes what is under way and closes the connection or store. Later calls fail.
+    pub async fn close(&self) {
+        match &self.0 {
+            Backend::Nats(client) => client.close().await,
+            Backend::Embedded(store) => store.close().await,
+        }
+    }
+}

@@ -34,7 +34,8 @@ impl EmailAddress {
             None => text.trim(),
         };
         let (local, host) = bare.rsplit_once('@').ok_or(InvalidAddress::Malformed)?;
-        let plain = |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c == '<' || c == '>');
+        let plain =
+            |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c == '<' || c == '>');
         let host_ok = plain(host) && !host.contains('@') && !host.starts_with('.') && !host.ends_with('.');
         if bare.len() > Self::BYTES_MAX || local.len() > 64 || !plain(local) || !host_ok {
             return Err(InvalidAddress::Malformed);
@@ -60,8 +61,26 @@ impl EmailAddress {
     #[must_use]
     pub fn is_role(&self) -> bool {
         const ROLES: [&str; 20] = [
-            "abuse", "accounts", "admin", "billing", "contact", "finance", "hello", "help", "hr", "info", "jobs",
-            "marketing", "noreply", "office", "postmaster", "sales", "security", "support", "team", "webmaster",
+            "abuse",
+            "accounts",
+            "admin",
+            "billing",
+            "contact",
+            "finance",
+            "hello",
+            "help",
+            "hr",
+            "info",
+            "jobs",
+            "marketing",
+            "noreply",
+            "office",
+            "postmaster",
+            "sales",
+            "security",
+            "support",
+            "team",
+            "webmaster",
         ];
         let local = self.0.rsplit_once('@').map_or("", |(local, _)| local);
         let name = local.split_once('+').map_or(local, |(name, _)| name);
@@ -95,7 +114,11 @@ mod tests {
             (&long, Err(InvalidAddress::Malformed)),
         ];
         for (text, expected) in cases {
-            assert_eq!(EmailAddress::new(text).as_ref().map(EmailAddress::as_str), expected.as_ref().map(|s| *s), "{text:?}");
+            assert_eq!(
+                EmailAddress::new(text).as_ref().map(EmailAddress::as_str),
+                expected.as_ref().map(|s| *s),
+                "{text:?}"
+            );
         }
     }
 

@@ -176,7 +176,12 @@ pub struct MessageId(Hash128);
 impl MessageId {
     /// The id of a call on a connection: stable over retries, replays, restarts and versions.
     #[must_use]
-    pub fn new(installation: &InstallationId, workspace: &WorkspaceId, connection: &ConnectionId, call: CallKey) -> Self {
+    pub fn new(
+        installation: &InstallationId,
+        workspace: &WorkspaceId,
+        connection: &ConnectionId,
+        call: CallKey,
+    ) -> Self {
         Self(Hash128::of(
             "message",
             &[
@@ -220,7 +225,8 @@ mod tests {
 
     #[test]
     fn kinds_have_distinct_keys_and_names() {
-        let keys: std::collections::HashSet<CallKey> = CallKind::ALL.iter().map(|kind| CallKey::new(*kind, &[b"x"])).collect();
+        let keys: std::collections::HashSet<CallKey> =
+            CallKind::ALL.iter().map(|kind| CallKey::new(*kind, &[b"x"])).collect();
         assert_eq!(keys.len(), CallKind::ALL.len());
         assert_eq!(CallKind::ALL.iter().filter_map(|kind| kind.event_name()).count(), 9);
     }

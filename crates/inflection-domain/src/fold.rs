@@ -73,13 +73,26 @@ impl PartitionState {
         }
         let mut decision = Decision::default();
         self.resolve(head, &mut decision);
+        let told = &mut decision;
         match head.kind {
-            FactKind::EmailOpened => self.fold_open(policy, head, &mut decision),
-            FactKind::LinkClicked => self.fold_click(policy, head, &mut decision),
-            FactKind::EmailDelivered
-            | FactKind::EmailBounced
-            | FactKind::EmailReportedAsSpam
-            | FactKind::EmailUnsubscribed => self.fold_once_a_mail(head, &mut decision),
+            FactKind::EmailOpened => self.fold_open(policy, head, told),
+            FactKind::LinkClicked => self.fold_click(policy, head, told),
+            FactKind::EmailDelivered => {
+                let first = |mail: &mut Delivery| !std::mem::replace(&mut mail.delivered, true);
+                self.fold_once_a_mail(head, CallKind::EmailDelivered, b"", first, told);
+            }
+            FactKind::EmailReportedAsSpam => {
+                let first = |mail: &mut Delivery| !std::mem::replace(&mut mail.spam, true);
+                self.fold_once_a_mail(head, CallKind::EmailReportedAsSpam, b"", first, told);
+            }
+            FactKind::EmailBounced => {
+                let first = |mail: &mut Delivery| insert(&mut mail.bounces, head.bounce_class);
+                self.fold_once_a_mail(head, CallKind::EmailBounced, head.bounce_class.name().as_bytes(), first, told);
+            }
+            FactKind::EmailUnsubscribed => {
+                let first = |mail: &mut Delivery| insert(&mut mail.scopes, head.scope);
+                self.fold_once_a_mail(head, CallKind::EmailUnsubscribed, &head.scope.to_be_bytes(), first, told);
+            }
             // The identify call was placed by `resolve`, ahead of everything that needs it.
             FactKind::Identify => {}
             FactKind::Page => decision.calls.push(raw(CallKind::Page, head)),
@@ -162,8 +175,7 @@ impl PartitionState {
         decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::LinkClicked, head) });
 
         if delivery.unique_open.is_none() && (delivery.machine_open || policy.implied_open) {
-            let source =
-                if delivery.machine_open { OpenSource::ConfirmedByClick } else { OpenSource::ImpliedByClick };
+            let source = if delivery.machine_open { OpenSource::ConfirmedByClick } else { OpenSource::ImpliedByClick };
             unique_open(delivery, mail, source, decision);
         }
         if !first_on_link {
@@ -178,26 +190,19 @@ impl PartitionState {
         }
     }
 
-    /// Delivered, bounced (per class), reported as spam, unsubscribed (per scope): once a mail, where the mail is known.
-    fn fold_once_a_mail(&mut self, head: &Head, decision: &mut Decision) {
-        let (kind, part): (CallKind, &[u8]) = match head.kind {
-            FactKind::EmailBounced => (CallKind::EmailBounced, head.bounce_class.name().as_bytes()),
-            FactKind::EmailReportedAsSpam => (CallKind::EmailReportedAsSpam, b""),
-            FactKind::EmailUnsubscribed => (CallKind::EmailUnsubscribed, &head.scope.to_be_bytes()),
-            _ => (CallKind::EmailDelivered, b""),
-        };
+    /// A call told once a mail (per `part`, a bounce class or a scope), where the mail is known; else once a fact.
+    /// `first` says whether the mail had none yet, and remembers it.
+    fn fold_once_a_mail(
+        &mut self,
+        head: &Head,
+        kind: CallKind,
+        part: &[u8],
+        first: impl FnOnce(&mut Delivery) -> bool,
+        decision: &mut Decision,
+    ) {
         if !head.mail.known {
             decision.calls.push(raw(kind, head));
-            return;
-        }
-        let delivery = self.touch_delivery(head.mail.key);
-        let first = match head.kind {
-            FactKind::EmailBounced => insert(&mut delivery.bounces, head.bounce_class),
-            FactKind::EmailReportedAsSpam => !std::mem::replace(&mut delivery.spam, true),
-            FactKind::EmailUnsubscribed => insert(&mut delivery.scopes, head.scope),
-            _ => !std::mem::replace(&mut delivery.delivered, true),
-        };
-        if first {
+        } else if first(self.touch_delivery(head.mail.key)) {
             let key = CallKey::new(kind, &[&head.mail.key.to_bytes(), part]);
             decision.calls.push(Call::plain(kind, key));
         }

@@ -22,7 +22,8 @@ pub use fact::{Body, BounceClass, Fact, FactKind, Head, LinkKind, LinkRef, MailR
 pub use fold::{ClickPerOpen, Decision, MachinePolicy, Policy, Verdict};
 pub use hash::Hash128;
 pub use ids::{
-    ConnectionId, EventId, InstallationId, InstallationKey, InvalidId, PersonId, UserId, WorkspaceId, is_blocked_user_id,
+    ConnectionId, EventId, InstallationId, InstallationKey, InvalidId, PersonId, UserId, WorkspaceId,
+    is_blocked_user_id,
 };
 pub use machine::classify_open;
 pub use partition::{Partition, PartitionCount};

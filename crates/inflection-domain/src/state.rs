@@ -154,7 +154,10 @@ impl PartitionState {
             log_time: self.log_time,
             seen: std::mem::take(&mut self.new_seen),
             persons: persons.into_iter().filter_map(|key| Some((key, self.persons.get(&key)?.clone()))).collect(),
-            deliveries: deliveries.into_iter().filter_map(|key| Some((key, self.deliveries.get(&key)?.clone()))).collect(),
+            deliveries: deliveries
+                .into_iter()
+                .filter_map(|key| Some((key, self.deliveries.get(&key)?.clone())))
+                .collect(),
         }
     }
 

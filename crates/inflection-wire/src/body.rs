@@ -44,11 +44,11 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body, DecodeError> {
     let pb = pb::FactBody::decode(bytes)?;
     let email = match pb.email.as_str() {
         "" => None,
-        text => Some(EmailAddress::new(text).map_err(|_| DecodeError::Field("email"))?),
+        text => Some(EmailAddress::new(text).ok().ok_or(DecodeError::Field("email"))?),
     };
     Ok(Body {
-        event_id: EventId::new(pb.event_id).map_err(|_| DecodeError::Field("event_id"))?,
-        person: PersonId::new(pb.person_id).map_err(|_| DecodeError::Field("person_id"))?,
+        event_id: EventId::new(pb.event_id).ok().ok_or(DecodeError::Field("event_id"))?,
+        person: PersonId::new(pb.person_id).ok().ok_or(DecodeError::Field("person_id"))?,
         email,
         email_id: optional(pb.email_id),
         campaign_id: optional(pb.campaign_id),

@@ -56,15 +56,7 @@ impl WorkspaceTotals {
     /// Zero of everything.
     #[must_use]
     pub fn new(workspace: WorkspaceId) -> Self {
-        Self {
-            workspace,
-            folded: 0,
-            duplicates: 0,
-            calls: 0,
-            identity_conflicts: 0,
-            contradictions: 0,
-            undecodable: 0,
-        }
+        Self { workspace, folded: 0, duplicates: 0, calls: 0, identity_conflicts: 0, contradictions: 0, undecodable: 0 }
     }
 }
 
@@ -112,7 +104,7 @@ fn encode_decided(decided: Decided) -> pb::Decision {
 fn decode_decided(pb: pb::Decision, last: &mut Option<WorkspaceId>) -> Result<Decided, DecodeError> {
     let user = match pb.user_id.as_str() {
         "" => None,
-        text => Some(UserId::new(text).map_err(|_| DecodeError::Field("user_id"))?),
+        text => Some(UserId::new(text).ok().ok_or(DecodeError::Field("user_id"))?),
     };
     Ok(Decided {
         workspace: workspace(&pb.workspace, last)?,
@@ -178,7 +170,7 @@ fn encode_person((key, Person::Known(user)): (Hash128, Person)) -> pb::PersonSta
 
 fn decode_person(pb: pb::PersonState) -> Result<(Hash128, Person), DecodeError> {
     let pb::person_state::State::KnownUserId(user) = pb.state.ok_or(DecodeError::Field("person.state"))?;
-    let user = UserId::new(user).map_err(|_| DecodeError::Field("known_user_id"))?;
+    let user = UserId::new(user).ok().ok_or(DecodeError::Field("known_user_id"))?;
     Ok((key("person_key", &pb.person_key)?, Person::Known(user)))
 }
 
@@ -242,7 +234,7 @@ fn encode_totals(totals: WorkspaceTotals) -> pb::WorkspaceTotals {
 
 fn decode_totals(pb: pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
     Ok(WorkspaceTotals {
-        workspace: WorkspaceId::new(&pb.workspace).map_err(|_| DecodeError::Field("workspace"))?,
+        workspace: WorkspaceId::new(&pb.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
         folded: pb.folded,
         duplicates: pb.duplicates,
         calls: pb.calls,

@@ -52,15 +52,18 @@ impl DeliveryProgress {
         let pb = pb::DeliveryProgress::decode(bytes)?;
         let connections = pb.connections.into_iter().map(|totals| {
             Ok(ConnectionTotals {
-                workspace: WorkspaceId::new(&totals.workspace).map_err(|_| DecodeError::Field("workspace"))?,
-                connection: ConnectionId::new(&totals.connection).map_err(|_| DecodeError::Field("connection"))?,
+                workspace: WorkspaceId::new(&totals.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
+                connection: ConnectionId::new(&totals.connection).ok().ok_or(DecodeError::Field("connection"))?,
                 baseline: totals.baseline,
                 accepted: totals.accepted,
                 dead: totals.dead,
                 filtered: totals.filtered,
             })
         });
-        Ok(Self { finished_through: pb.finished_through, connections: connections.collect::<Result<_, DecodeError>>()? })
+        Ok(Self {
+            finished_through: pb.finished_through,
+            connections: connections.collect::<Result<_, DecodeError>>()?,
+        })
     }
 }
 
@@ -132,8 +135,8 @@ impl DeadLetterEntry {
         let pb = pb::DeadLetterEntry::decode(bytes)?;
         let outcome = match pb.entry.ok_or(DecodeError::Field("entry"))? {
             Entry::Letter(letter) => DeadLetterOutcome::Died(DeadLetter {
-                workspace: WorkspaceId::new(&letter.workspace).map_err(|_| DecodeError::Field("workspace"))?,
-                connection: ConnectionId::new(&letter.connection).map_err(|_| DecodeError::Field("connection"))?,
+                workspace: WorkspaceId::new(&letter.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
+                connection: ConnectionId::new(&letter.connection).ok().ok_or(DecodeError::Field("connection"))?,
                 message_id: letter.message_id,
                 event_id: letter.event_id,
                 kind: letter.kind,

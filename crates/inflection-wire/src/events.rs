@@ -104,14 +104,14 @@ pub(crate) fn workspace(text: &str, last: &mut Option<WorkspaceId>) -> Result<Wo
     if let Some(same) = last.as_ref().filter(|last| last.as_str() == text) {
         return Ok(same.clone());
     }
-    let fresh = WorkspaceId::new(text).map_err(|_| DecodeError::Field("workspace"))?;
+    let fresh = WorkspaceId::new(text).ok().ok_or(DecodeError::Field("workspace"))?;
     Ok(last.insert(fresh).clone())
 }
 
 fn decode_event(pb: pb::Event, last_workspace: &mut Option<WorkspaceId>) -> Result<Event, DecodeError> {
     let user = match pb.user_id.as_str() {
         "" => None,
-        text => Some(UserId::new(text).map_err(|_| DecodeError::Field("user_id"))?),
+        text => Some(UserId::new(text).ok().ok_or(DecodeError::Field("user_id"))?),
     };
     let head = Head {
         workspace: workspace(&pb.workspace, last_workspace)?,

@@ -42,10 +42,10 @@ impl Installation {
     /// [`DecodeError`] when it is no installation record.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let pb = pb::Installation::decode(bytes)?;
-        let key = <[u8; 32]>::try_from(&*pb.key).map_err(|_| DecodeError::Field("key"))?;
+        let key = <[u8; 32]>::try_from(&*pb.key).ok().ok_or(DecodeError::Field("key"))?;
         let partitions = u16::try_from(pb.partitions).ok().and_then(PartitionCount::new);
         Ok(Self {
-            id: InstallationId::new(&pb.id).map_err(|_| DecodeError::Field("id"))?,
+            id: InstallationId::new(&pb.id).ok().ok_or(DecodeError::Field("id"))?,
             key: InstallationKey::new(key),
             partitions: partitions.ok_or(DecodeError::Field("partitions"))?,
             schema_version: pb.schema_version,

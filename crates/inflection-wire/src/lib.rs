@@ -36,7 +36,7 @@ pub enum DecodeError {
 }
 
 fn key(field: &'static str, bytes: &[u8]) -> Result<inflection_domain::Hash128, DecodeError> {
-    bytes.try_into().map(inflection_domain::Hash128::from_bytes).map_err(|_| DecodeError::Field(field))
+    bytes.try_into().map(inflection_domain::Hash128::from_bytes).ok().ok_or(DecodeError::Field(field))
 }
 
 fn optional(text: String) -> Option<Box<str>> {

@@ -166,7 +166,11 @@ fn identities(facts: &[(FactKind, Option<&str>, bool)]) -> (String, usize) {
         conflicts += usize::from(decision.conflict);
         let who = decision.user.as_ref().map_or("~", |user| user.as_str());
         words.extend(decision.calls.iter().map(|call| {
-            format!("{}:{who}{}", if call.kind == CallKind::Identify { "id" } else { "t" }, if call.links { "+" } else { "" })
+            format!(
+                "{}:{who}{}",
+                if call.kind == CallKind::Identify { "id" } else { "t" },
+                if call.links { "+" } else { "" }
+            )
         }));
     }
     (words.join(" "), conflicts)

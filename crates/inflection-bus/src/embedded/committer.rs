@@ -1,0 +1,391 @@
+//! The one thread that writes: it collects what waits, writes it, syncs once, and answers everybody.
+//!
+//! While a sync is under way, requests pile up; the next round takes them all. No timer and no tuning: idle, a round is
+//! one append; busy, rounds grow until the disk keeps up.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::frame::{self, Frame};
+use super::index::{Place, Usage};
+use super::segment::Segment;
+use super::{EmbeddedConfig, Shared, reader};
+use crate::{AppendError, Expected, Log, RecordError, Sequence};
+
+/// Bytes written between two syncs at most, so that a round does not outgrow a file or a caller's patience.
+const ROUND_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A file whose live part falls below this share (in percent) is rewritten and deleted.
+const LIVE_PERCENT_MIN: u64 = 50;
+/// Live bytes moved out of a file between two rounds, so that appends wait little for it.
+const MOVE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What is asked of the committer.
+#[derive(Debug)]
+pub(super) enum Request {
+    Append { log: Log, fence: Option<Sequence>, payload: Bytes, reply: oneshot::Sender<Result<Sequence, AppendError>> },
+    Purge { log: Log, through: Sequence, reply: oneshot::Sender<Result<(), AppendError>> },
+    Record { key: String, expected: Expected, value: Option<Bytes>, reply: oneshot::Sender<Result<u64, RecordError>> },
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// The file that is written to, and where.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) segment: Segment,
+    pub(super) end: u64,
+}
+
+/// A request that was taken into the round, to be applied and answered after the sync.
+#[derive(Debug)]
+enum Taken {
+    Append {
+        log: Log,
+        sequence: Sequence,
+        at: usize,
+        payload: Bytes,
+        reply: oneshot::Sender<Result<Sequence, AppendError>>,
+    },
+    Purge {
+        log: Log,
+        through: Sequence,
+        reply: oneshot::Sender<Result<(), AppendError>>,
+    },
+    Record {
+        key: String,
+        revision: u64,
+        value: Option<Bytes>,
+        reply: oneshot::Sender<Result<u64, RecordError>>,
+    },
+}
+
+/// One round: the bytes to be written and who waits for them.
+#[derive(Debug, Default)]
+struct Round {
+    bytes: Vec<u8>,
+    taken: Vec<Taken>,
+    /// Last sequences including what this round appends.
+    positions: HashMap<Log, Sequence>,
+    /// Revisions including what this round writes; `None` is a deleted record.
+    revisions: HashMap<String, Option<u64>>,
+    /// Records written in this round.
+    records: u64,
+    close: Option<oneshot::Sender<()>>,
+}
+
+/// Why a round could not be written.
+#[derive(Debug)]
+enum WriteFailure {
+    /// No room; nothing has changed.
+    Full(String),
+    /// The disk has failed; what it holds is unknown, so nothing more is written.
+    Failed(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Committer {
+    config: EmbeddedConfig,
+    active: Active,
+    _lock: File,
+    shared: Arc<Shared>,
+    waiting: mpsc::Receiver<Request>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        config: EmbeddedConfig,
+        active: Active,
+        lock: File,
+        shared: Arc<Shared>,
+        waiting: mpsc::Receiver<Request>,
+    ) -> Self {
+        Self { config, active, _lock: lock, shared, waiting }
+    }
+
+    /// Runs until the store is closed or all handles to it are gone.
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            let mut round = Round::default();
+            self.take(first, &mut round);
+            while round.bytes.len() < ROUND_BYTES_MAX && round.close.is_none() {
+                let Ok(next) = self.waiting.try_recv() else { break };
+                self.take(next, &mut round);
+            }
+            let close = round.close.take();
+            self.commit(round);
+            if let Some(reply) = close {
+                self.waiting.close();
+                let _caller_left = reply.send(());
+                return;
+            }
+            if self.shared.failure().is_none() {
+                self.reclaim();
+            }
+        }
+    }
+
+    /// Decides one request against the state including what the round already holds; refusals are answered at once.
+    fn take(&self, request: Request, round: &mut Round) {
+        match request {
+            Request::Close { reply } => round.close = Some(reply),
+            Request::Append { log, fence, payload, reply } => self.take_append(log, fence, payload, reply, round),
+            Request::Purge { log, through, reply } => round.purge(log, through, reply),
+            Request::Record { key, expected, value, reply } => self.take_record(key, expected, value, reply, round),
+        }
+    }
+
+    fn take_append(
+        &self,
+        log: Log,
+        fence: Option<Sequence>,
+        payload: Bytes,
+        reply: oneshot::Sender<Result<Sequence, AppendError>>,
+        round: &mut Round,
+    ) {
+        let (position, last) = match round.positions.get(&log) {
+            Some(sequence) => (*sequence, *sequence),
+            None => (self.shared.index().position(&log), self.shared.index().last(&log).unwrap_or(0)),
+        };
+        let refusal = if let Some(expected) = fence.filter(|expected| *expected != last) {
+            AppendError::Fenced { expected }
+        } else if self.used_bytes() + round.bytes.len() as u64 + payload.len() as u64 > self.config.disk_bytes_max {
+            AppendError::Full(format!("the journal may be {} bytes", self.config.disk_bytes_max))
+        } else {
+            let (sequence, at) = (position + 1, round.bytes.len());
+            Frame::Append { log: log.as_str(), sequence, payload: &payload }.encode(&mut round.bytes);
+            round.positions.insert(log.clone(), sequence);
+            round.taken.push(Taken::Append { log, sequence, at, payload, reply });
+            return;
+        };
+        let _caller_left = reply.send(Err(refusal));
+    }
+
+    fn take_record(
+        &self,
+        key: String,
+        expected: Expected,
+        value: Option<Bytes>,
+        reply: oneshot::Sender<Result<u64, RecordError>>,
+        round: &mut Round,
+    ) {
+        let index = self.shared.index();
+        let found = match round.revisions.get(&key) {
+            Some(revision) => *revision,
+            None => index.record(&key).map(|record| record.revision),
+        };
+        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        let revision = index.next_revision() + round.records;
+        match index.check_record(found, expected, bytes) {
+            Err(error) => {
+                let _caller_left = reply.send(Err(error));
+            }
+            Ok(()) => round.record(key, revision, value, reply),
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let index = self.shared.index();
+        let sealed = index.segments.values().filter(|usage| usage.segment.number != self.active.segment.number);
+        sealed.map(|usage| usage.bytes).sum::<u64>() + self.active.end
+    }
+
+    /// Writes a round, syncs, applies it and answers. When there is no room, what makes room or is small (purges and
+    /// records) is tried again without the appends.
+    fn commit(&mut self, round: Round) {
+        if round.taken.is_empty() {
+            return;
+        }
+        match self.write(&round.bytes) {
+            Ok(start) => self.apply(round.taken, start),
+            Err(WriteFailure::Full(why)) => {
+                let mut rest = Round::default();
+                let appends = round.taken.len();
+                for taken in round.taken {
+                    match taken {
+                        Taken::Append { reply, .. } => {
+                            let _caller_left = reply.send(Err(AppendError::Full(why.clone())));
+                        }
+                        Taken::Purge { log, through, reply } => rest.purge(log, through, reply),
+                        Taken::Record { key, revision, value, reply } => rest.record(key, revision, value, reply),
+                    }
+                }
+                if rest.taken.len() < appends {
+                    self.commit(rest);
+                } else {
+                    refuse(rest.taken, &WriteFailure::Full(why));
+                }
+            }
+            Err(failure) => {
+                if let WriteFailure::Failed(why) = &failure {
+                    self.shared.fail(why.clone());
+                }
+                refuse(round.taken, &failure);
+            }
+        }
+    }
+
+    /// Puts bytes into the active file, or a new one, and syncs. Gives the offset where they begin.
+    fn write(&mut self, bytes: &[u8]) -> Result<u64, WriteFailure> {
+        if let Some(why) = self.shared.failure() {
+            return Err(WriteFailure::Failed(why));
+        }
+        let room = self.config.segment_bytes.saturating_sub(self.active.end);
+        if bytes.len() as u64 > room {
+            self.roll(bytes.len() as u64)?;
+        }
+        let start = self.active.end;
+        self.active.segment.write_at(start, bytes).map_err(|error| failure(&error))?;
+        // After a failed sync nobody knows what is on disk, and trying again would only pretend to know.
+        self.active.segment.sync().map_err(|error| WriteFailure::Failed(format!("sync: {error}")))?;
+        self.active.end = start + bytes.len() as u64;
+        Ok(start)
+    }
+
+    /// Seals the active file and begins the next one with everything that lets older files go.
+    fn roll(&mut self, bytes: u64) -> Result<(), WriteFailure> {
+        let mut head = Vec::new();
+        self.shared.index().head(&mut head);
+        let needed = head.len() as u64 + bytes;
+        let number = self.active.segment.number + 1;
+        let segment = Segment::create(&self.config.data_dir, number, self.config.segment_bytes.max(needed))
+            .map_err(|error| failure(&error))?;
+        segment.write_at(0, &head).map_err(|error| failure(&error))?;
+        if let Err(error) = self.active.segment.truncate(self.active.end) {
+            tracing::warn!(%error, "a sealed journal file keeps its spare room");
+        }
+        let mut index = self.shared.index_mut();
+        index.seal(self.active.segment.number, self.active.end);
+        index.add_segment(segment.clone());
+        self.active = Active { segment, end: head.len() as u64 };
+        Ok(())
+    }
+
+    fn apply(&self, taken: Vec<Taken>, start: u64) {
+        let mut index = self.shared.index_mut();
+        let mut answers: Vec<Box<dyn FnOnce()>> = Vec::with_capacity(taken.len());
+        for taken in taken {
+            match taken {
+                Taken::Append { log, sequence, at, payload, reply } => {
+                    let place = place(start, at, &log, payload.len());
+                    index.insert(&log, sequence, self.active.segment.number, place);
+                    index.announce(&log, payload);
+                    answers.push(Box::new(move || drop(reply.send(Ok(sequence)))));
+                }
+                Taken::Purge { log, through, reply } => {
+                    index.purge(&log, through);
+                    answers.push(Box::new(move || drop(reply.send(Ok(())))));
+                }
+                Taken::Record { key, revision, value, reply } => {
+                    index.set_record(&key, revision, value);
+                    answers.push(Box::new(move || drop(reply.send(Ok(revision)))));
+                }
+            }
+        }
+        // Answered without the lock: whoever wakes may look at once.
+        drop(index);
+        answers.into_iter().for_each(|answer| answer());
+    }
+
+    /// Makes room: deletes files nobody needs, and moves a little out of one that is mostly not needed.
+    fn reclaim(&mut self) {
+        let active = self.active.segment.number;
+        let victim = {
+            let index = self.shared.index();
+            let sparse = |usage: &&Usage| {
+                usage.segment.number != active && usage.live_bytes * 100 < usage.bytes * LIVE_PERCENT_MIN
+            };
+            index
+                .segments
+                .values()
+                .find(sparse)
+                .map(|usage| (usage.segment.clone(), index.live_in(usage.segment.number)))
+        };
+        let Some((segment, live)) = victim else { return };
+        if live.is_empty() {
+            self.shared.index_mut().segments.remove(&segment.number);
+            if let Err(error) = segment.delete(&self.config.data_dir) {
+                tracing::warn!(%error, path = %segment.path.display(), "an empty journal file could not be deleted");
+            }
+        } else if let Err(error) = self.move_out(&segment, live) {
+            tracing::warn!(?error, path = %segment.path.display(), "a sparse journal file could not be rewritten");
+        }
+    }
+
+    fn move_out(&mut self, segment: &Segment, live: Vec<(Log, Sequence, Place)>) -> Result<(), WriteFailure> {
+        let (mut bytes, mut moved) = (Vec::new(), Vec::new());
+        for (log, sequence, old) in live {
+            if bytes.len() > MOVE_BYTES_MAX.min(usize::try_from(self.config.segment_bytes / 2).unwrap_or(usize::MAX)) {
+                break;
+            }
+            let payload = reader::read_payload(segment, &log, sequence, old)
+                .map_err(|error| WriteFailure::Full(error.to_string()))?;
+            moved.push((log.clone(), sequence, bytes.len(), payload.len()));
+            Frame::Append { log: log.as_str(), sequence, payload: &payload }.encode(&mut bytes);
+        }
+        let start = self.write(&bytes)?;
+        let mut index = self.shared.index_mut();
+        for (log, sequence, at, length) in moved {
+            index.insert(&log, sequence, self.active.segment.number, place(start, at, &log, length));
+        }
+        Ok(())
+    }
+}
+
+impl Round {
+    fn purge(&mut self, log: Log, through: Sequence, reply: oneshot::Sender<Result<(), AppendError>>) {
+        Frame::Purge { log: log.as_str(), through }.encode(&mut self.bytes);
+        self.taken.push(Taken::Purge { log, through, reply });
+    }
+
+    fn record(
+        &mut self,
+        key: String,
+        revision: u64,
+        value: Option<Bytes>,
+        reply: oneshot::Sender<Result<u64, RecordError>>,
+    ) {
+        match &value {
+            Some(value) => Frame::Record { key: &key, revision, value }.encode(&mut self.bytes),
+            None => Frame::Delete { key: &key, revision }.encode(&mut self.bytes),
+        }
+        self.records += 1;
+        self.revisions.insert(key.clone(), value.is_some().then_some(revision));
+        self.taken.push(Taken::Record { key, revision, value, reply });
+    }
+}
+
+fn refuse(taken: Vec<Taken>, failure: &WriteFailure) {
+    let (append, record) = match failure {
+        WriteFailure::Full(why) => (AppendError::Full as fn(String) -> _, (RecordError::Full as fn(String) -> _, why)),
+        WriteFailure::Failed(why) => {
+            (AppendError::Unavailable as fn(String) -> _, (RecordError::Unavailable as _, why))
+        }
+    };
+    let (record, why) = record;
+    for taken in taken {
+        match taken {
+            Taken::Append { reply, .. } => drop(reply.send(Err(append(why.clone())))),
+            Taken::Purge { reply, .. } => drop(reply.send(Err(append(why.clone())))),
+            Taken::Record { reply, .. } => drop(reply.send(Err(record(why.clone())))),
+        }
+    }
+}
+
+fn place(start: u64, at: usize, log: &Log, length: usize) -> Place {
+    let offset = start + (at + frame::payload_offset(log.as_str())) as u64;
+    // Files are at most 64 MiB and one round: far below 4 GiB.
+    Place { offset: u32::try_from(offset).unwrap_or(u32::MAX), length: u32::try_from(length).unwrap_or(u32::MAX) }
+}
+
+fn failure(error: &io::Error) -> WriteFailure {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            WriteFailure::Full(error.to_string())
+        }
+        _ => WriteFailure::Failed(error.to_string()),
+    }
+}

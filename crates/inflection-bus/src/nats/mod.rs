@@ -1,0 +1,51 @@
+//! The NATS JetStream backend.
+//!
+//! * `client`: the connection, appends, last messages, purges;
+//! * `records`: keyed records over a KV bucket's stream;
+//! * `reader`: reading a subject in order from one's own position;
+//! * `provision`: streams and buckets, and whether they keep what we promise;
+//! * `monitor`: what only the server's monitoring port tells.
+
+mod client;
+mod monitor;
+mod provision;
+mod reader;
+mod records;
+
+use std::path::PathBuf;
+
+pub(crate) use client::Client;
+pub use provision::{DurabilityGap, ProvisionConfig, Provisioned, StreamSpec};
+pub(crate) use reader::Reader;
+
+/// How to reach NATS.
+#[derive(Debug, Clone, Default)]
+pub struct NatsConfig {
+    /// Servers, `nats://host:port` or `tls://host:port`. More are learned from the first that answers.
+    pub urls: Vec<String>,
+    /// Credentials file (JWT and seed).
+    pub creds_file: Option<PathBuf>,
+    /// Certificate authorities for TLS, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// A server's monitoring address, `http://host:8222`: only there can be read whether it syncs every write.
+    pub monitor_url: Option<String>,
+    /// Name of this client in the server's listings.
+    pub name: String,
+}
+
+/// Oldest server that will do: the oldest supported line, with protection against disk errors and Raft overruns.
+const SERVER_FLOOR: &str = "2.14.0";
+/// Everything of ours begins with this, so that a server may be shared.
+const PREFIX: &str = "inflection";
+
+fn stream_name(stream: &str) -> String {
+    format!("{}_{}", PREFIX.to_uppercase(), stream.to_uppercase())
+}
+
+fn bucket_name() -> String {
+    format!("{PREFIX}_records")
+}
+
+fn bucket_stream() -> String {
+    format!("KV_{}", bucket_name())
+}

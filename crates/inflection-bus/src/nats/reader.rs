@@ -1,0 +1,151 @@
+//! Reading a subject in order from one's own position.
+//!
+//! An ephemeral consumer without acknowledgements delivers from a sequence on; its own counter shows a gap. Whatever goes
+//! wrong (reconnect, election, a lost heartbeat, a gap), the consumer is made anew after the last message that was handed
+//! out. Durable consumers would redeliver by their own clock, after newer messages: that loses a person's order.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use futures_util::{FutureExt as _, StreamExt as _};
+
+use super::Client;
+use crate::{Log, Message, ReadError, Sequence};
+
+/// Bytes asked for at once: what may lie in memory for one subject before it is handed out.
+const PULL_BYTES: usize = 2 * 1024 * 1024;
+/// The server's sign of life while there is nothing to deliver.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Life of one pull request.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server forgets a consumer nobody pulls from after this.
+const INACTIVE: Duration = Duration::from_secs(60);
+/// Shortest and longest wait before a consumer is made anew.
+const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Reads one log from NATS.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    client: Client,
+    log: Log,
+    after: Sequence,
+    open: Option<Open>,
+    wait: Duration,
+}
+
+struct Open {
+    messages: pull::Stream,
+    /// The consumer's count of deliveries so far: the next message must be the next number.
+    delivered: u64,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open").field("delivered", &self.delivered).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(super) fn new(client: Client, log: Log, after: Sequence) -> Self {
+        Self { client, log, after, open: None, wait: RETRY_WAIT.0 }
+    }
+
+    pub(crate) async fn next(&mut self, bytes_max: usize) -> Result<Vec<Message>, ReadError> {
+        loop {
+            let open = match &mut self.open {
+                Some(open) => open,
+                None => match self.client.open(&self.log, self.after).await {
+                    Ok(open) => self.open.insert(open),
+                    Err(error) => {
+                        tracing::debug!(%error, log = %self.log, "a reader waits for the bus");
+                        self.pause().await;
+                        continue;
+                    }
+                },
+            };
+            match open.next().await {
+                Ok(message) => {
+                    self.wait = RETRY_WAIT.0;
+                    return Ok(self.drain(message, bytes_max));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, log = %self.log, "a reader starts anew");
+                    self.open = None;
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Waits before the next try, longer each time.
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(RETRY_WAIT.1);
+    }
+
+    /// Adds to a first message what has arrived already. Does not wait, so nothing is lost when the caller is dropped.
+    fn drain(&mut self, first: Message, bytes_max: usize) -> Vec<Message> {
+        let mut bytes = first.payload.len();
+        self.after = first.sequence;
+        let mut messages = vec![first];
+        while bytes < bytes_max {
+            let Some(open) = &mut self.open else { break };
+            match open.next().now_or_never() {
+                None => break,
+                Some(Ok(message)) => {
+                    bytes += message.payload.len();
+                    self.after = message.sequence;
+                    messages.push(message);
+                }
+                Some(Err(_)) => self.open = None,
+            }
+        }
+        messages
+    }
+}
+
+impl Client {
+    async fn open(&self, log: &Log, after: Sequence) -> Result<Open, ReadError> {
+        let unavailable = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string());
+        let stream = self.stream(log).await?;
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: Self::subject(log),
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(|error| unavailable(&error))?;
+        let messages = consumer
+            .stream()
+            .max_bytes_per_batch(PULL_BYTES)
+            .max_messages_per_batch(10_000)
+            .heartbeat(HEARTBEAT)
+            .expires(EXPIRES)
+            .messages()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(Open { messages, delivered: 0 })
+    }
+}
+
+impl Open {
+    async fn next(&mut self) -> Result<Message, ReadError> {
+        let lost = |why: &str| ReadError::Unavailable(why.to_owned());
+        let message = match self.messages.next().await {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Err(lost(&error.to_string())),
+            None => return Err(lost("the consumer ended")),
+        };
+        let info = message.info().map_err(|error| lost(&error.to_string()))?;
+        let (sequence, number) = (info.stream_sequence, info.consumer_sequence);
+        if number != self.delivered + 1 {
+            return Err(lost("a delivery is missing"));
+        }
+        self.delivered = number;
+        Ok(Message { sequence, payload: message.message.payload })
+    }
+}

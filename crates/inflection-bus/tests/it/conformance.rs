@@ -1,0 +1,183 @@
+//! What every backend does.
+
+use bytes::Bytes;
+use inflection_bus::{AppendError, Bus, Expected, Record, RecordError};
+
+use crate::backends::{NatsServer, embedded_config, log};
+
+/// A size no test fills.
+const AMPLE: i64 = 1 << 30;
+
+/// Runs every claim against a bus. `full` is the same backend with room for little.
+async fn conforms(bus: Bus, full: Bus) {
+    messages_are_read_in_order_from_any_position(&bus).await;
+    a_reader_waits_for_what_comes_next(&bus).await;
+    fences_hold(&bus).await;
+    of_two_writers_with_one_fence_one_wins(&bus).await;
+    purged_messages_are_gone_and_the_rest_stays(&bus).await;
+    records_compare_and_set(&bus).await;
+    too_large_is_refused(&bus).await;
+    logs_are_apart(&bus).await;
+    full_is_a_named_error_and_purging_makes_room(&full).await;
+    bus.health().expect("healthy");
+    bus.close().await;
+    full.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_conforms() {
+    let (dir, small) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bus = Bus::open_embedded(embedded_config(dir.path())).await.unwrap();
+    let full = inflection_bus::EmbeddedConfig {
+        disk_bytes_max: 64 * 1024,
+        segment_bytes: 16 * 1024,
+        ..embedded_config(small.path())
+    };
+    conforms(bus, Bus::open_embedded(full).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nats_conforms() {
+    let (server, small) = (NatsServer::start(), NatsServer::start());
+    conforms(server.bus(AMPLE).await, small.bus(64 * 1024).await).await;
+}
+
+fn numbered(number: u64) -> Bytes {
+    Bytes::from(number.to_string())
+}
+
+async fn messages_are_read_in_order_from_any_position(bus: &Bus) {
+    let log = log("events.order");
+    let mut sequences = Vec::new();
+    for number in 0..100 {
+        sequences.push(bus.append(&log, None, numbered(number)).await.expect("appended"));
+    }
+    assert!(sequences.is_sorted_by(|a, b| a < b));
+    for start in [0, 37, 99] {
+        let after = if start == 0 { 0 } else { sequences[start - 1] };
+        let mut reader = bus.read(&log, after).await.expect("a reader");
+        let mut read = Vec::new();
+        while read.len() < 100 - start {
+            read.extend(reader.next(10).await.expect("messages"));
+        }
+        let expected: Vec<_> = (start..100).map(|at| (sequences[at], numbered(at as u64))).collect();
+        assert_eq!(read.into_iter().map(|message| (message.sequence, message.payload)).collect::<Vec<_>>(), expected);
+    }
+    let last = bus.last(&log).await.expect("an answer").expect("a message");
+    assert_eq!((last.sequence, last.payload), (sequences[99], numbered(99)));
+}
+
+async fn a_reader_waits_for_what_comes_next(bus: &Bus) {
+    let log = log("events.wait");
+    let mut reader = bus.read(&log, 0).await.expect("a reader");
+    let (messages, appended) = tokio::join!(reader.next(1), bus.append(&log, None, numbered(1)));
+    let messages = messages.expect("messages");
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].sequence, appended.expect("appended"));
+}
+
+async fn fences_hold(bus: &Bus) {
+    let log = log("events.fence");
+    assert!(bus.last(&log).await.expect("an answer").is_none());
+    let first = bus.append(&log, Some(0), numbered(1)).await.expect("an empty log has last sequence 0");
+    let refused = bus.append(&log, Some(0), numbered(2)).await;
+    assert!(matches!(refused, Err(AppendError::Fenced { expected: 0 })), "{refused:?}");
+    let second = bus.append(&log, Some(first), numbered(3)).await.expect("the fence is right");
+    let refused = bus.append(&log, Some(first), numbered(4)).await;
+    assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
+    assert_eq!(bus.last(&log).await.expect("an answer").expect("a message").sequence, second);
+}
+
+async fn of_two_writers_with_one_fence_one_wins(bus: &Bus) {
+    let log = log("events.race");
+    let mut fence = 0;
+    for round in 0..20 {
+        let (one, other) = tokio::join!(
+            bus.append(&log, Some(fence), numbered(round * 2)),
+            bus.append(&log, Some(fence), numbered(round * 2 + 1)),
+        );
+        let winners: Vec<_> = [one, other].into_iter().filter_map(Result::ok).collect();
+        assert_eq!(winners.len(), 1, "round {round}");
+        fence = winners[0];
+    }
+}
+
+async fn purged_messages_are_gone_and_the_rest_stays(bus: &Bus) {
+    let log = log("events.purge");
+    let mut sequences = Vec::new();
+    for number in 0..10 {
+        sequences.push(bus.append(&log, None, numbered(number)).await.expect("appended"));
+    }
+    bus.purge(&log, sequences[6]).await.expect("purged");
+    bus.purge(&log, sequences[2]).await.expect("purging what is gone is no error");
+    let mut reader = bus.read(&log, 0).await.expect("a reader");
+    let mut read = Vec::new();
+    while read.len() < 3 {
+        read.extend(reader.next(usize::MAX).await.expect("messages"));
+    }
+    assert_eq!(read.iter().map(|message| message.sequence).collect::<Vec<_>>(), sequences[7..]);
+    let next = bus.append(&log, Some(sequences[9]), numbered(10)).await.expect("fences still hold");
+    bus.purge(&log, next).await.expect("purged");
+    assert!(bus.last(&log).await.expect("an answer").is_none());
+    assert!(bus.append(&log, Some(0), numbered(11)).await.expect("an emptied log is empty") > next);
+}
+
+async fn records_compare_and_set(bus: &Bus) {
+    let put = |expected, value: &'static str| bus.put_record("a.key-1", expected, Bytes::from_static(value.as_bytes()));
+    assert_eq!(bus.get_record("a.key-1").await.expect("an answer"), None);
+    let conflict = put(Expected::Revision(7), "x").await;
+    assert!(matches!(conflict, Err(RecordError::Conflict)), "{conflict:?}");
+    let first = put(Expected::Absent, "one").await.expect("absent");
+    assert!(matches!(put(Expected::Absent, "x").await, Err(RecordError::Conflict)));
+    let second = put(Expected::Revision(first), "two").await.expect("the revision is right");
+    assert!(matches!(put(Expected::Revision(first), "x").await, Err(RecordError::Conflict)));
+    assert_eq!(
+        bus.get_record("a.key-1").await.expect("an answer"),
+        Some(Record { value: Bytes::from_static(b"two"), revision: second })
+    );
+    bus.delete_record("a.key-1").await.expect("deleted");
+    bus.delete_record("a.key-1").await.expect("deleting twice is no error");
+    assert_eq!(bus.get_record("a.key-1").await.expect("an answer"), None);
+    let third = put(Expected::Absent, "three").await.expect("absent again");
+    assert!(third > second, "revisions are never given twice");
+    put(Expected::Anything, "four").await.expect("anything");
+    assert!(matches!(bus.get_record("a key").await, Ok(None) | Err(RecordError::InvalidKey)));
+    assert!(matches!(bus.put_record("a.*", Expected::Anything, Bytes::new()).await, Err(RecordError::InvalidKey)));
+}
+
+async fn too_large_is_refused(bus: &Bus) {
+    let payload = Bytes::from(vec![0; bus.payload_bytes_max() + 1]);
+    let refused = bus.append(&log("events.large"), None, payload.clone()).await;
+    assert!(matches!(refused, Err(AppendError::TooLarge { .. })), "{refused:?}");
+    bus.append(&log("events.large"), None, payload.slice(1..)).await.expect("exactly the limit is taken");
+}
+
+async fn logs_are_apart(bus: &Bus) {
+    let (one, other) = (log("events.apart-1"), log("events.apart-11"));
+    bus.append(&one, None, numbered(1)).await.expect("appended");
+    bus.append(&other, None, numbered(2)).await.expect("appended");
+    assert_eq!(bus.last(&one).await.expect("an answer").expect("a message").payload, numbered(1));
+    assert_eq!(bus.last(&other).await.expect("an answer").expect("a message").payload, numbered(2));
+}
+
+async fn full_is_a_named_error_and_purging_makes_room(bus: &Bus) {
+    let log = log("events.full");
+    let mut last = 0;
+    let refused = loop {
+        match bus.append(&log, None, Bytes::from(vec![b'x'; 4000])).await {
+            Ok(sequence) => last = sequence,
+            Err(error) => break error,
+        }
+        assert!(last < 1000, "never full");
+    };
+    assert!(matches!(refused, AppendError::Full(_)), "{refused:?}");
+    assert!(last > 3, "room for something: {last}");
+    assert!(bus.last(&log).await.expect("an answer").expect("a message").sequence == last, "nothing was evicted");
+    bus.purge(&log, last).await.expect("a full bus can be purged");
+    let mut tries = 0;
+    while let Err(error) = bus.append(&log, None, Bytes::from(vec![b'x'; 4000])).await {
+        assert!(matches!(error, AppendError::Full(_)), "{error:?}");
+        tries += 1;
+        assert!(tries < 100, "room comes back");
+    }
+}

@@ -1,0 +1,7 @@
+//! One conformance suite for both backends, and what only a real crash or a real disk can show.
+#![expect(clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test helpers outside #[test] functions")]
+
+mod backends;
+mod conformance;
+mod crash;
+mod disk;

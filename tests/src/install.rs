@@ -1,0 +1,122 @@
+//! One install, standalone or fleet: the same scenario runs over both.
+
+use std::net::SocketAddr;
+
+use crate::admin::{Admin, DeadLetter, Ledger};
+use crate::config::Workspace;
+use crate::fleet::{Fleet, Stage};
+use crate::segment::Segment;
+use crate::standalone::Standalone;
+use crate::wait::{DRAINED, eventually, holds};
+
+/// How processes are stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// SIGTERM: finish what is in hand.
+    Terminate,
+    /// SIGKILL: no goodbye.
+    Kill,
+}
+
+/// Which kind to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One process on the embedded bus.
+    Standalone,
+    /// Three processes on NATS.
+    Fleet,
+}
+
+/// A running install.
+#[derive(Debug)]
+pub enum Install {
+    /// One process on the embedded bus.
+    Standalone(Box<Standalone>),
+    /// Three processes on NATS.
+    Fleet(Box<Fleet>),
+}
+
+impl Install {
+    /// Starts an install of that kind for these workspaces.
+    pub fn start(kind: Kind, segment: &Segment, workspaces: &[Workspace]) -> Self {
+        match kind {
+            Kind::Standalone => Self::Standalone(Box::new(Standalone::start_with(segment, workspaces))),
+            Kind::Fleet => Self::Fleet(Box::new(Fleet::start(segment, workspaces))),
+        }
+    }
+
+    /// Stops every process of ours (not the server they talk to).
+    #[track_caller]
+    pub fn stop(&mut self, how: Stop) {
+        match (self, how) {
+            (Self::Standalone(one), Stop::Kill) => one.kill(),
+            (Self::Standalone(one), Stop::Terminate) => {
+                let status = one.terminate();
+                assert!(status.success(), "standalone ended with {status} after SIGTERM\n{}", one.log_text());
+            }
+            (Self::Fleet(fleet), Stop::Kill) => Stage::ALL.into_iter().for_each(|stage| fleet.kill(stage)),
+            (Self::Fleet(fleet), Stop::Terminate) => Stage::ALL.into_iter().for_each(|stage| fleet.terminate(stage)),
+        }
+    }
+
+    /// Starts them again; returns when all are ready.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        match self {
+            Self::Standalone(one) => one.start_again(),
+            Self::Fleet(fleet) => Stage::ALL.into_iter().for_each(|stage| fleet.start_again(stage)),
+        }
+    }
+
+    /// The public listener.
+    pub fn ingest(&self) -> SocketAddr {
+        match self {
+            Self::Standalone(one) => one.ingest(),
+            Self::Fleet(fleet) => fleet.ingest(),
+        }
+    }
+
+    /// The admin listener that knows about deliveries.
+    pub fn admin(&self) -> Admin {
+        match self {
+            Self::Standalone(one) => one.admin(),
+            Self::Fleet(fleet) => fleet.admin(Stage::Delivery),
+        }
+    }
+
+    /// The books of the whole install.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with an answer.
+    pub fn ledger(&self) -> Result<Ledger, String> {
+        match self {
+            Self::Standalone(one) => one.admin().ledger(),
+            Self::Fleet(fleet) => fleet.ledger(),
+        }
+    }
+
+    /// Waits until nothing is pending and the books balance.
+    #[track_caller]
+    pub fn settle(&self) -> Ledger {
+        eventually("the ledger comes to rest", DRAINED, || {
+            let ledger = self.ledger()?;
+            holds(ledger.balanced && ledger.pending == 0, || ledger.raw.to_string())?;
+            Ok(ledger)
+        })
+    }
+
+    /// All dead letters.
+    #[track_caller]
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.admin().dead_letters().unwrap_or_else(|error| panic!("dead letters: {error}"))
+    }
+
+    /// All it has logged, over all its lives.
+    pub fn log_text(&self) -> String {
+        match self {
+            Self::Standalone(one) => one.log_text(),
+            Self::Fleet(fleet) => fleet.log_text(),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What a test run can be told from outside, through its environment.
+
+use std::path::PathBuf;
+
+/// A binary to test instead of the one built from this workspace: `INFLECTION_SOURCE_BIN`.
+pub fn binary_override() -> Option<PathBuf> {
+    text("INFLECTION_SOURCE_BIN").map(PathBuf::from)
+}
+
+/// How often a crash test kills something: `INFLECTION_KILLS`, default 8.
+pub fn kills() -> usize {
+    number("INFLECTION_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(8)
+}
+
+/// The seed to repeat: `INFLECTION_SEED`.
+pub fn seed() -> Option<u64> {
+    number("INFLECTION_SEED")
+}
+
+/// The cargo that runs this test, or the one on the path.
+pub fn cargo() -> PathBuf {
+    text("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = text(name)?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the settings of a test run come from its environment, read here only")]
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
