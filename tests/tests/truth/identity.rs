@@ -8,7 +8,9 @@ use inflection_tests::fact::{Fact, recently_ms};
 
 use crate::trial::{STEP_MS, Trial};
 
-/// One event: of which person, with which user id, whether with the address. Empty is absent.
+/// One event: of which person, with which user id, with which address. Empty is absent.
+///
+/// Names become ids of this row alone; a user id after `!` is sent literally, `!*` is a very long one.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     person: &'static str,
@@ -26,6 +28,9 @@ struct Row {
     /// Calls that may be there or not.
     optional: &'static str,
 }
+
+/// One more than a user id may have.
+const USER_ID_BYTES_TOO_MANY: usize = 256;
 
 /// `person_id`, and `user_id` if there is one.
 const fn of(person: &'static str, user: Option<&'static str>) -> Step {
@@ -87,6 +92,7 @@ const ROWS: &[Row] = &[
     row("blocked: zeros", &[of("P", Some("!0")), of("P", Some("!0000"))], &[&["track P"], &["track P"]]),
     row("blocked: dashes", &[of("P", Some("!---")), of("P", Some("!0-0"))], &[&["track P"], &["track P"]]),
     row("blocked: empty", &[of("P", Some("!"))], &[&["track P"]]),
+    row("blocked: too long", &[of("P", Some("!*"))], &[&["track P"]]),
     row(
         "blocked, then learned",
         &[of("P", Some("!null")), of("P", Some("u"))],
@@ -131,6 +137,7 @@ fn fact(step: Step, place: usize, key: &str, at_ms: i64) -> Fact {
         fact = fact.email(&format!("{}.{key}@corp.example", step.address));
     }
     match step.user.map(|user| user.strip_prefix('!').ok_or(user)) {
+        Some(Ok("*")) => fact.user(&"x".repeat(USER_ID_BYTES_TOO_MANY)),
         Some(Ok(literal)) => fact.user(literal),
         Some(Err(user)) => fact.user(&format!("{user}-{key}")),
         None => fact,
