@@ -1,1 +1,16 @@
-//! stub
+//! Workspaces, connections, keys and secrets, and the configuration file they come from.
+//!
+//! [`Config::parse`] reads the whole file and reports every mistake at once, each with its line. Nothing here opens a
+//! port or a connection; nothing here prints a secret.
+
+mod config;
+mod document;
+mod keys;
+mod secret;
+
+pub use config::{
+    BusSettings, Config, ConfigError, Connection, EmailPolicy, InstallationSettings, Mistake, Naming, Options,
+    Uniqueness, Webhook, Workspace,
+};
+pub use keys::IngestKeys;
+pub use secret::Secret;

@@ -15,7 +15,7 @@ pub enum InvalidId {
     /// More bytes than the type's `BYTES_MAX`.
     #[error("is longer than {0} bytes")]
     TooLong(usize),
-    /// A control character, NUL included.
+    /// A control character (for ids of persons and users: NUL).
     #[error("has a control character")]
     ControlCharacter,
     /// A character that this kind of id does not allow.
@@ -23,21 +23,26 @@ pub enum InvalidId {
     BadCharacter,
 }
 
-fn check_text(text: &str, bytes_max: usize) -> Result<(), InvalidId> {
+fn check_text(text: &str, bytes_max: usize, forbidden: fn(char) -> bool) -> Result<(), InvalidId> {
     if text.is_empty() {
         return Err(InvalidId::Empty);
     }
     if text.len() > bytes_max {
         return Err(InvalidId::TooLong(bytes_max));
     }
-    if text.chars().any(char::is_control) {
+    if text.chars().any(forbidden) {
         return Err(InvalidId::ControlCharacter);
     }
     Ok(())
 }
 
+/// What no store along the way keeps. Line breaks and the like in a person's id are odd, but the sender's own.
+fn is_nul(character: char) -> bool {
+    character == '\0'
+}
+
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $max:literal) => {
+    ($(#[$doc:meta])* $name:ident, $max:literal, $forbidden:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Box<str>);
@@ -49,10 +54,11 @@ macro_rules! text_id {
             /// Checks and takes a text.
             ///
             /// # Errors
-            /// [`InvalidId`] when it is empty, too long, or has a control character.
+            /// [`InvalidId`] when it is empty, too long, or has a character that is
+            /// not allowed.
             pub fn new(text: impl Into<Box<str>>) -> Result<Self, InvalidId> {
                 let text = text.into();
-                check_text(&text, Self::BYTES_MAX)?;
+                check_text(&text, Self::BYTES_MAX, $forbidden)?;
                 Ok(Self(text))
             }
 
@@ -74,15 +80,15 @@ macro_rules! text_id {
 
 text_id! {
     /// The sender's id of a fact: the idempotency key.
-    EventId, 256
+    EventId, 256, char::is_control
 }
 text_id! {
     /// Inflection's id of a person; `anonymousId` at Segment while no user id is known.
-    PersonId, 256
+    PersonId, 256, is_nul
 }
 text_id! {
     /// The customer's own id of a person; `userId` at Segment.
-    UserId, 255
+    UserId, 255, is_nul
 }
 
 impl PersonId {
@@ -116,7 +122,7 @@ pub fn is_blocked_user_id(text: &str) -> bool {
 }
 
 fn check_name(text: &str, bytes_max: usize) -> Result<(), InvalidId> {
-    check_text(text, bytes_max)?;
+    check_text(text, bytes_max, char::is_control)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if text.bytes().all(allowed) { Ok(()) } else { Err(InvalidId::BadCharacter) }
 }
