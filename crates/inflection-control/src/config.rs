@@ -57,6 +57,8 @@ pub struct Workspace {
     pub id: WorkspaceId,
     /// Keys under which events are sent.
     pub ingest_keys: Vec<Secret>,
+    /// Most events a second that are taken; more are answered 429.
+    pub ingest_events_per_second: Option<u32>,
     /// How uniqueness is decided.
     pub policy: Policy,
     /// Where its calls go.
@@ -257,6 +259,7 @@ fn workspaces(root: &Table<'_, '_>, options: Options) -> Vec<Workspace> {
             table.wrong(table.span(), format!("workspace {id} stands here twice"));
         }
         let ingest_keys = secrets(&table, "ingest_keys");
+        let rate = table.number("ingest_events_per_second", 1..1_000_000_000).and_then(|rate| u32::try_from(rate).ok());
         let policy = table.table("engagement").map(policy).unwrap_or_default();
         let mut connection_ids = HashSet::new();
         let connections: Vec<Connection> = table
@@ -266,12 +269,23 @@ fn workspaces(root: &Table<'_, '_>, options: Options) -> Vec<Workspace> {
             .collect();
         let webhooks = table.tables("webhooks").into_iter().filter_map(|hook| webhook(hook, &mut tokens)).collect();
         table.finish();
-        list.extend(id.map(|id| Workspace { id, ingest_keys, policy, connections, webhooks }));
+        list.extend(id.map(|id| Workspace {
+            id,
+            ingest_keys,
+            ingest_events_per_second: rate,
+            policy,
+            connections,
+            webhooks,
+        }));
     }
     list
 }
 
-fn name<T>(table: &Table<'_, '_>, key: &'static str, new: fn(&str) -> Result<T, inflection_domain::InvalidId>) -> Option<T> {
+fn name<T>(
+    table: &Table<'_, '_>,
+    key: &'static str,
+    new: fn(&str) -> Result<T, inflection_domain::InvalidId>,
+) -> Option<T> {
     let text = table.required_text(key)?;
     new(text.value).map_err(|error| table.wrong(&text.span, format!("{key} {:?} {error}", text.value))).ok()
 }
@@ -299,11 +313,7 @@ fn policy(table: Table<'_, '_>) -> Policy {
     policy
 }
 
-fn connection(
-    table: Table<'_, '_>,
-    ids: &mut HashSet<ConnectionId>,
-    options: Options,
-) -> Option<Connection> {
+fn connection(table: Table<'_, '_>, ids: &mut HashSet<ConnectionId>, options: Options) -> Option<Connection> {
     let id = name(&table, "id", ConnectionId::new);
     if let Some(id) = id.as_ref().filter(|id| !ids.insert((*id).clone())) {
         table.wrong(table.span(), format!("connection {id} stands in this workspace twice"));
@@ -336,7 +346,8 @@ fn connection(
         _ => None,
     };
     let naming = table.parsed("naming", "\"inflection\", \"segment-spec\" or \"both\"", naming).unwrap_or_default();
-    let uniqueness = table.parsed("uniqueness", "\"events\", \"flags\" or \"first-only\"", uniqueness).unwrap_or_default();
+    let uniqueness =
+        table.parsed("uniqueness", "\"events\", \"flags\" or \"first-only\"", uniqueness).unwrap_or_default();
     let email = table.parsed("email", "\"plain\", \"sha256\" or \"omit\"", email).unwrap_or_default();
     let calls = calls(&table);
     let per_second = table.number("events_per_second", 1..1_000_000_000).and_then(|rate| u32::try_from(rate).ok());

@@ -77,7 +77,12 @@ impl<'d, 'm> Table<'d, 'm> {
         self.table.get(key)
     }
 
-    fn typed<T>(&self, key: &'static str, what: &str, read: impl FnOnce(&'d DeValue<'d>) -> Option<T>) -> Option<At<T>> {
+    fn typed<T>(
+        &self,
+        key: &'static str,
+        what: &str,
+        read: impl FnOnce(&'d DeValue<'d>) -> Option<T>,
+    ) -> Option<At<T>> {
         let found = self.get(key)?;
         let value = read(found.get_ref());
         if value.is_none() {

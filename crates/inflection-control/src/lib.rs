@@ -6,6 +6,7 @@
 mod config;
 mod document;
 mod keys;
+mod rate;
 mod secret;
 
 pub use config::{
@@ -13,4 +14,5 @@ pub use config::{
     Uniqueness, Webhook, Workspace,
 };
 pub use keys::IngestKeys;
+pub use rate::RateBudget;
 pub use secret::Secret;

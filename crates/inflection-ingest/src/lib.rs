@@ -1,1 +1,26 @@
-//! stub
+//! Accepts events over HTTP, checks them and stores them before it answers.
+//!
+//! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
+//! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
+//! `framing` its guard against ambiguous requests, `webhook` and `sendgrid` the door for email service providers.
+//!
+//! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
+
+mod answer;
+mod auth;
+mod body;
+mod events;
+mod fact;
+mod framing;
+mod input;
+mod json;
+mod metrics;
+mod request;
+mod sendgrid;
+mod server;
+mod service;
+mod webhook;
+mod writer;
+
+pub use metrics::IngestMetrics;
+pub use server::{IngestConfig, IngestError, run};

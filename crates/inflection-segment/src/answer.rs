@@ -44,13 +44,18 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Reads `Retry-After` (seconds, or an HTTP date) or `X-RateLimit-Reset` (seconds): a wait of 1 second to 1 hour.
 /// `None` when there is neither, or nonsense.
 #[must_use]
-pub fn retry_after(retry_after: Option<&str>, rate_limit_reset: Option<&str>, now_unix_seconds: i64) -> Option<Duration> {
+pub fn retry_after(
+    retry_after: Option<&str>,
+    rate_limit_reset: Option<&str>,
+    now_unix_seconds: i64,
+) -> Option<Duration> {
     let seconds = |text: &str| text.trim().parse::<u64>().ok();
     let date = |text: &str| {
         let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
         u64::try_from(date.as_second().saturating_sub(now_unix_seconds)).ok().or(Some(0))
     };
-    let wait = retry_after.and_then(|text| seconds(text).or_else(|| date(text))).or(rate_limit_reset.and_then(seconds))?;
+    let wait =
+        retry_after.and_then(|text| seconds(text).or_else(|| date(text))).or(rate_limit_reset.and_then(seconds))?;
     Some(Duration::from_secs(wait).clamp(WAIT_MIN, WAIT_MAX))
 }
 

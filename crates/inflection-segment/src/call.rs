@@ -140,7 +140,13 @@ mod tests {
 
     fn call() -> Call<'static> {
         let (message_id, timestamp) = ("infl_1", "2026-11-23T10:00:00.000Z");
-        Call { kind: Kind::Track { event: "Email Opened" }, message_id, timestamp, user_id: Some("u"), anonymous_id: None }
+        Call {
+            kind: Kind::Track { event: "Email Opened" },
+            message_id,
+            timestamp,
+            user_id: Some("u"),
+            anonymous_id: None,
+        }
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl Endpoint {
             "http" if loopback && insecure => {}
             _ => return Err(InvalidEndpoint::NotHttps),
         }
-        let extras = !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some();
+        let extras =
+            !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some();
         if extras {
             return Err(InvalidEndpoint::Extras);
         }

@@ -14,7 +14,7 @@ mod enums;
 mod events;
 mod installation;
 mod pb {
-    #![expect(missing_docs, unreachable_pub, reason = "generated from proto/, documented there")]
+    #![expect(unreachable_pub, reason = "generated from proto/, documented there")]
     include!("gen/inflection.v1.rs");
 }
 

@@ -1,0 +1,78 @@
+//! The bytes of a request, within their bounds of size and time.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+
+use crate::answer::{Code, Refusal};
+
+/// How long a body may take, from the first byte to the last.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads a body of at most `bytes_max` bytes.
+pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let collect = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collect).await {
+        Err(_elapsed) => Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in 30 seconds")),
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
+        Ok(Err(_)) => Err(Refusal::new(Code::BodyCut, "the body ended early or was framed wrongly")),
+    }
+}
+
+pub(crate) fn too_large(bytes_max: usize) -> Refusal {
+    Refusal::new(Code::BodyTooLarge, format!("the body is larger than {bytes_max} bytes"))
+}
+
+/// Unpacks one gzip member that fills the body exactly and gives at most `bytes_max` bytes. Stops at the limit: a bomb
+/// costs no more than an honest body.
+pub(crate) fn gunzip(body: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
+    let bad = || Refusal::new(Code::BadGzip, "the body is not one whole gzip stream");
+    let mut decoder = flate2::bufread::GzDecoder::new(body);
+    let mut unpacked = Vec::with_capacity(body.len().saturating_mul(4).min(bytes_max));
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX) + 1;
+    decoder.by_ref().take(limit).read_to_end(&mut unpacked).map_err(|_corrupt| bad())?;
+    if unpacked.len() > bytes_max {
+        let message = format!("the body is larger than {bytes_max} bytes when unpacked");
+        return Err(Refusal::new(Code::DecompressedTooLarge, message));
+    }
+    if body.is_empty() || !decoder.into_inner().is_empty() {
+        return Err(bad());
+    }
+    Ok(unpacked.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn gzip_is_read_strictly() {
+        let good = gzip(b"hello");
+        assert_eq!(gunzip(&good, 5).unwrap(), &b"hello"[..]);
+        let code = |body: &[u8]| gunzip(body, 5).unwrap_err().code;
+        assert_eq!(code(&gzip(b"hello!")), Code::DecompressedTooLarge);
+        assert_eq!(code(&gzip(&vec![0; 1 << 24])), Code::DecompressedTooLarge);
+        assert_eq!(code(&good[..good.len() - 1]), Code::BadGzip);
+        assert_eq!(code(&[&good[..], b"x"].concat()), Code::BadGzip);
+        assert_eq!(code(&[&good[..], &good[..]].concat()), Code::BadGzip);
+        assert_eq!(code(&good[..10]), Code::BadGzip);
+        assert_eq!(code(b""), Code::BadGzip);
+        assert_eq!(code(b"{\"a\":1}"), Code::BadGzip);
+        let mut wrong = good.clone();
+        let crc = wrong.len() - 8;
+        wrong[crc] ^= 1;
+        assert_eq!(code(&wrong), Code::BadGzip);
+    }
+}

@@ -1,0 +1,304 @@
+//! `POST /v1/events`: from a body to stored facts.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use axum::http::StatusCode;
+use inflection_domain::Fact;
+use serde_json::json;
+
+use crate::answer::{Code, Refusal};
+use crate::fact::{Context, Rejection, check};
+use crate::input::Input;
+use crate::json::{Fault, Reader, Value};
+use crate::request::Layout;
+
+/// The facts of a body, and what was refused of it.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) facts: Vec<Fact>,
+    /// How many events were taken: facts, and repeats within the request that equal one of them.
+    pub(crate) accepted: usize,
+    /// Index in the request, and why.
+    pub(crate) rejected: Vec<(usize, Rejection)>,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let (code, message) = describe(fault);
+        Self::new(code, message)
+    }
+}
+
+fn describe(fault: Fault) -> (Code, &'static str) {
+    match fault {
+        Fault::Syntax => (Code::BadJson, "the body is not JSON"),
+        Fault::Utf8 => (Code::BadUtf8, "the body is not UTF-8, or has half of a surrogate pair"),
+        Fault::Depth => (Code::TooDeep, "values are nested more than 16 deep"),
+        Fault::DuplicateKey => (Code::DuplicateKey, "an object has a key twice"),
+        Fault::Number => (Code::BadNumber, "a number is none, not finite, or a negative zero"),
+    }
+}
+
+/// Reads and checks every event of a body. What concerns the request as a whole takes nothing.
+pub(crate) fn take(body: &[u8], layout: Layout, context: Context<'_>, is_ours: Ours<'_>) -> Result<Taken, Refusal> {
+    let mut collector = Collector {
+        context,
+        is_ours,
+        events_max: layout.events_max(),
+        taken: Taken::default(),
+        index: 0,
+        seen: HashMap::new(),
+    };
+    match layout {
+        Layout::Json => collector.json(body)?,
+        Layout::Lines => collector.lines(body)?,
+    }
+    let (taken, count) = (collector.taken, collector.index);
+    if count == 0 {
+        return Err(Refusal::new(Code::EmptyBatch, "there is no event in the body"));
+    }
+    match taken.rejected.first() {
+        Some((_, first)) if taken.accepted == 0 => {
+            let mut refusal = Refusal::new(first.code, first.message.clone());
+            refusal.rejected = rejected_list(&taken.rejected);
+            Err(refusal)
+        }
+        _ => Ok(taken),
+    }
+}
+
+/// Whether a workspace and connection that an event names are its key's own.
+pub(crate) type Ours<'a> = &'a dyn Fn(Option<&str>, Option<&str>) -> bool;
+
+/// The answer to a request of which at least one event was stored.
+pub(crate) fn answer(taken: &Taken) -> (StatusCode, serde_json::Value) {
+    if taken.rejected.is_empty() {
+        (StatusCode::OK, json!({ "accepted": taken.accepted }))
+    } else {
+        let body = json!({ "accepted": taken.accepted, "rejected": rejected_list(&taken.rejected) });
+        (StatusCode::MULTI_STATUS, body)
+    }
+}
+
+fn rejected_list(rejected: &[(usize, Rejection)]) -> Vec<serde_json::Value> {
+    rejected
+        .iter()
+        .map(|(index, why)| json!({ "index": index, "code": why.code.name(), "message": why.message }))
+        .collect()
+}
+
+struct Collector<'c> {
+    context: Context<'c>,
+    is_ours: Ours<'c>,
+    events_max: usize,
+    taken: Taken,
+    index: usize,
+    /// Where in `facts` each event id of this request is.
+    seen: HashMap<inflection_domain::Hash128, usize>,
+}
+
+impl Collector<'_> {
+    fn json(&mut self, body: &[u8]) -> Result<(), Refusal> {
+        let mut reader = Reader::new(body)?;
+        match reader.peek() {
+            Some(b'[') => self.array(&mut reader)?,
+            Some(b'{') if is_envelope(&reader) => {
+                let mut found = false;
+                reader.object(|key, reader| -> Result<(), Refusal> {
+                    if key != "events" {
+                        return Ok(reader.value(1).map(drop)?);
+                    }
+                    if std::mem::replace(&mut found, true) {
+                        return Err(Fault::DuplicateKey.into());
+                    }
+                    self.array(reader)
+                })?;
+            }
+            Some(b'{') => self.event(&mut reader)?,
+            _ => {
+                // Sound JSON that is no event is another fault than no JSON.
+                reader.value(1)?;
+                reader.end()?;
+                return Err(Refusal::new(Code::NotAnObject, "an event is an object"));
+            }
+        }
+        Ok(reader.end()?)
+    }
+
+    fn array(&mut self, reader: &mut Reader<'_>) -> Result<(), Refusal> {
+        if reader.peek() != Some(b'[') {
+            return Err(Refusal::new(Code::NotAnObject, "events is a list of objects"));
+        }
+        reader.array(|reader| self.event(reader))
+    }
+
+    fn lines(&mut self, body: &[u8]) -> Result<(), Refusal> {
+        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            // A line stands for itself: its faults do not spoil the others.
+            let read = Reader::new(line).and_then(|mut reader| {
+                let object = reader.peek() == Some(b'{');
+                let input = if object { Some(Input::read(&mut reader)?) } else { reader.value(1).map(|_| None)? };
+                reader.end().map(|()| input)
+            });
+            match read {
+                Ok(Some(input)) => self.input(&input)?,
+                Ok(None) => self.reject(Rejection::new(Code::NotAnObject, "an event is an object"))?,
+                Err(fault) => {
+                    let (code, message) = describe(fault);
+                    self.reject(Rejection::new(code, message.replace("the body", "the line")))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, reader: &mut Reader<'_>) -> Result<(), Refusal> {
+        if reader.peek() != Some(b'{') {
+            reader.value(1)?;
+            return Err(Refusal::new(Code::NotAnObject, "an event is an object"));
+        }
+        let input = Input::read(reader)?;
+        self.input(&input)
+    }
+
+    fn input(&mut self, input: &Input<'_>) -> Result<(), Refusal> {
+        let name = |value: &Option<Value<'_>>| match value {
+            Some(Value::Text(text)) => Some(text.to_string()),
+            _ => None,
+        };
+        if !(self.is_ours)(name(&input.workspace).as_deref(), name(&input.connection).as_deref()) {
+            let message = "an event names a workspace or connection that is not of this ingest key";
+            return Err(Refusal::new(Code::ConnectionForbidden, message));
+        }
+        match check(input, self.context) {
+            Ok(fact) => self.accept(fact),
+            Err(why) => self.reject(why),
+        }
+    }
+
+    fn count(&mut self) -> Result<usize, Refusal> {
+        let index = self.index;
+        self.index += 1;
+        if self.index > self.events_max {
+            let message = format!("a request may have {} events", self.events_max);
+            return Err(Refusal::new(Code::TooManyEvents, message));
+        }
+        Ok(index)
+    }
+
+    fn accept(&mut self, fact: Fact) -> Result<(), Refusal> {
+        self.count()?;
+        self.taken.accepted += 1;
+        match self.seen.entry(fact.head.event) {
+            Entry::Vacant(entry) => {
+                entry.insert(self.taken.facts.len());
+            }
+            Entry::Occupied(entry) if self.taken.facts.get(*entry.get()) == Some(&fact) => {}
+            Entry::Occupied(_) => {
+                let message = "two events of this request have one id and different content";
+                return Err(Refusal::new(Code::IdConflict, message));
+            }
+        }
+        // An equal repeat is stored like any other: that it is a duplicate is for the identity stage to say and count.
+        self.taken.facts.push(fact);
+        Ok(())
+    }
+
+    fn reject(&mut self, why: Rejection) -> Result<(), Refusal> {
+        let index = self.count()?;
+        self.taken.rejected.push((index, why));
+        Ok(())
+    }
+}
+
+/// How the look into an object ended.
+enum Walk {
+    Envelope,
+    Event,
+}
+
+impl From<Fault> for Walk {
+    /// The fault is met again, and reported, when the object is read as an event.
+    fn from(_: Fault) -> Self {
+        Self::Event
+    }
+}
+
+/// Whether an object is `{"events": …}` and not an event: an event has a `type`.
+fn is_envelope(reader: &Reader<'_>) -> bool {
+    // The first of the two keys decides; the walk ends there.
+    let walked = reader.clone().object(|key, reader| match &*key {
+        "events" => Err(Walk::Envelope),
+        "type" => Err(Walk::Event),
+        _ => reader.value(1).map(drop).map_err(Walk::from),
+    });
+    matches!(walked, Err(Walk::Envelope))
+}
+
+#[cfg(test)]
+mod tests {
+    use inflection_domain::{InstallationKey, Timestamp, WorkspaceId};
+
+    use super::*;
+
+    fn taken(body: &str, layout: Layout) -> Result<Taken, (Code, Vec<serde_json::Value>)> {
+        let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
+        let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
+        let context = Context { workspace: &workspace, key: &key, now, clamp_time: false };
+        take(body.as_bytes(), layout, context, &|_, connection| connection.is_none_or(|name| name == "prod"))
+            .map_err(|refusal| (refusal.code, refusal.rejected))
+    }
+
+    fn event(extra: &str) -> String {
+        format!(r#"{{"type":"email_opened","timestamp":"2026-11-23T09:59:00Z","person_id":"p"{extra}}}"#)
+    }
+
+    #[test]
+    fn every_layout_is_read() {
+        let one = event(r#","id":"1""#);
+        let two = event(r#","id":"2""#);
+        for (body, layout, count) in [
+            (one.clone(), Layout::Json, 1),
+            (format!("[{one},{two}]"), Layout::Json, 2),
+            (format!(" {{\"events\" : [ {one} , {two} ] }} "), Layout::Json, 2),
+            (format!("{{\"sent\":1,\"events\":[{one}]}}"), Layout::Json, 1),
+            (format!("{one}\n\r\n{two}\n"), Layout::Lines, 2),
+        ] {
+            let taken = taken(&body, layout).unwrap();
+            assert_eq!((taken.accepted, taken.facts.len(), taken.rejected.len()), (count, count, 0), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_bad_line_does_not_spoil_the_others() {
+        let body = format!("{}\n{{broken\n[1]\n{}\n", event(r#","id":"1""#), event(r#","id":"2""#));
+        let taken = taken(&body, Layout::Lines).unwrap();
+        let codes: Vec<(usize, Code)> = taken.rejected.iter().map(|(index, why)| (*index, why.code)).collect();
+        assert_eq!(codes, [(1, Code::BadJson), (2, Code::NotAnObject)]);
+        assert_eq!(taken.accepted, 2);
+    }
+
+    #[test]
+    fn equal_content_without_an_id_has_an_equal_id() {
+        let spaced = event("").replace("\":", "\" : ");
+        let taken = taken(&format!("[{},{spaced},{}]", event(""), event(r#","email_id":"m""#)), Layout::Json).unwrap();
+        let ids: Vec<&str> = taken.facts.iter().map(|fact| fact.body.event_id.as_str()).collect();
+        assert_eq!(ids[0], ids[1]);
+        assert_ne!(ids[0], ids[2]);
+        assert_eq!(taken.accepted, 3);
+    }
+
+    #[test]
+    fn one_id_with_two_contents_takes_nothing() {
+        let body = format!("[{},{}]", event(r#","id":"1""#), event(r#","id":"1","email_id":"m""#));
+        assert_eq!(taken(&body, Layout::Json).unwrap_err().0, Code::IdConflict);
+    }
+
+    #[test]
+    fn a_foreign_connection_takes_nothing() {
+        let body = format!("[{},{}]", event(""), event(r#","connection":"other""#));
+        assert_eq!(taken(&body, Layout::Json).unwrap_err().0, Code::ConnectionForbidden);
+        assert_eq!(taken(&event(r#","connection":"prod""#), Layout::Json).unwrap().accepted, 1);
+    }
+}

@@ -1,0 +1,466 @@
+//! From what a sender claims to a fact of the domain, or a rejection that says what to change.
+
+use inflection_domain::{
+    Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
+    InvalidId, LinkKind, LinkRef, MailRef, PersonId, Timestamp, UserId, WorkspaceId, classify_open, is_blocked_user_id,
+};
+
+use crate::answer::Code;
+use crate::input::Input;
+use crate::json::{Fault, Reader, Value};
+
+/// Most bytes of one event as written.
+pub(crate) const EVENT_BYTES_MAX: usize = 32 * 1024;
+/// Most bytes of a text field; of a link the same.
+const TEXT_BYTES_MAX: usize = 8 * 1024;
+/// Most keys of `properties` or `traits`, nested ones included: Unify drops events with more than 300, ours included.
+const KEYS_MAX: usize = 250;
+/// Most bytes of texts in an item: 32,000 (Segment), less names, ids, context and punctuation of the largest call.
+const ITEM_TEXT_BYTES_MAX: usize = 32_000 - 1_200;
+/// A fact may be this far ahead of our clock.
+const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
+/// A fact may be this old.
+const AGE_MAX_MS: i64 = 366 * 24 * 3600 * 1000;
+
+/// Property names that are ours: a sender's own value under them would shadow or be shadowed.
+const RESERVED: [&str; 10] = [
+    "event",
+    "userId",
+    "email_id",
+    "campaign_id",
+    "campaign_run_id",
+    "campaign_name",
+    "email_subject",
+    "email_link_url",
+    "is_unique_open",
+    "is_unique_click",
+];
+
+/// Why one event is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// What is known beside the event itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) workspace: &'a WorkspaceId,
+    pub(crate) key: &'a InstallationKey,
+    pub(crate) now: Timestamp,
+    /// Whether a time out of range is moved to `now` and not refused: a provider cannot be told to send another.
+    pub(crate) clamp_time: bool,
+}
+
+/// Checks everything a sender claims.
+pub(crate) fn check(input: &Input<'_>, context: Context<'_>) -> Result<Fact, Rejection> {
+    let properties = members("properties", input.properties.as_ref())?;
+    let traits = members("traits", input.traits.as_ref())?;
+    if input.bytes > EVENT_BYTES_MAX {
+        return Err(Rejection::new(Code::EventTooLarge, format!("an event may be {EVENT_BYTES_MAX} bytes")));
+    }
+    let kind = kind(input)?;
+    let occurred_at = timestamp(input, context)?;
+    no_claims(input)?;
+    refuse_reserved(properties)?;
+    let identity = identity(input, context)?;
+    let texts = texts(input)?;
+    if kind == FactKind::Group && texts.group_id.is_none() {
+        return Err(Rejection::new(Code::MissingField, "group_id is required for a group"));
+    }
+    if kind == FactKind::LinkClicked && texts.email_link_url.is_none() {
+        return Err(Rejection::new(Code::MissingField, "email_link_url is required for a click"));
+    }
+    let user_agent = text("user_agent", input.user_agent.as_ref())?;
+    let ip = text("ip", input.ip.as_ref())?;
+    let claimed = flag("is_machine", input.is_machine.as_ref())?;
+    let reason =
+        if claimed.is_none() && kind == FactKind::EmailOpened { classify_open(user_agent.as_deref()) } else { None };
+    let event_id = match &input.id {
+        Some(value) => event_id(value)?,
+        None => derived_id(
+            kind,
+            occurred_at,
+            &identity,
+            &texts,
+            [user_agent.as_deref(), ip.as_deref()],
+            [properties, traits],
+        ),
+    };
+    let body = Body {
+        event_id,
+        person: identity.person,
+        email: identity.email,
+        is_machine: claimed.unwrap_or(reason.is_some()),
+        machine_reason: reason.map(Into::into),
+        bounce_class: (kind == FactKind::EmailBounced)
+            .then(|| texts.bounce_class.as_deref().map(BounceClass::from_name).unwrap_or_default()),
+        email_id: texts.email_id,
+        campaign_id: texts.campaign_id,
+        campaign_run_id: texts.campaign_run_id,
+        campaign_name: texts.campaign_name,
+        email_subject: texts.email_subject,
+        email_link_url: texts.email_link_url.filter(|_| kind == FactKind::LinkClicked),
+        link_id: texts.link_id,
+        link_kind: link_kind(texts.link_kind.as_deref()),
+        bounce_reason: texts.bounce_reason,
+        unsubscribe_scope: texts.unsubscribe_scope,
+        provider: texts.provider,
+        provider_message_id: texts.provider_message_id,
+        group_id: texts.group_id,
+        name: texts.name,
+        url: texts.url,
+        title: texts.title,
+        referrer: texts.referrer,
+        properties: properties.into(),
+        traits: traits.into(),
+    };
+    let fact = assemble(kind, occurred_at, identity.user, body, context.workspace);
+    fits_an_item(input, &fact)?;
+    Ok(fact)
+}
+
+/// Computes the keys that identity decides by.
+fn assemble(kind: FactKind, occurred_at: Timestamp, user: Option<UserId>, body: Body, workspace: &WorkspaceId) -> Fact {
+    let person = Head::person_key(workspace, &body.person);
+    let head = Head {
+        workspace: workspace.clone(),
+        kind,
+        event: Head::event_key(workspace, &body.event_id),
+        person,
+        user,
+        occurred_at,
+        mail: MailRef::new(
+            person,
+            body.campaign_run_id.as_deref(),
+            body.email_id.as_deref(),
+            body.provider_message_id.as_deref(),
+        ),
+        link: body.email_link_url.as_deref().map(|url| LinkRef::new(body.link_id.as_deref(), url)),
+        link_kind: body.link_kind,
+        machine: body.is_machine,
+        bounce_class: body.bounce_class.unwrap_or_default(),
+        scope: Head::scope_key(body.unsubscribe_scope.as_deref()),
+        has_traits: !body.traits.is_empty(),
+    };
+    Fact { head, body }
+}
+
+fn kind(input: &Input<'_>) -> Result<FactKind, Rejection> {
+    match &input.kind {
+        None => Err(Rejection::new(Code::MissingField, "type is missing")),
+        Some(Value::Text(name)) => FactKind::from_name(name).ok_or_else(|| {
+            let known = FactKind::ALL.map(FactKind::name).join(", ");
+            Rejection::new(Code::UnknownEvent, format!("type is none of {known}"))
+        }),
+        Some(_) => Err(bad_type("type", "a string")),
+    }
+}
+
+fn timestamp(input: &Input<'_>, context: Context<'_>) -> Result<Timestamp, Rejection> {
+    let parsed = match &input.timestamp {
+        None => return Err(Rejection::new(Code::MissingField, "timestamp is missing")),
+        Some(Value::Text(text)) => Timestamp::parse(text),
+        Some(Value::Number(number)) => {
+            number.parse().map_or(Err(inflection_domain::InvalidTimestamp::NotMilliseconds), Timestamp::from_epoch_ms)
+        }
+        Some(_) => return Err(bad_type("timestamp", "an RFC 3339 string with a zone, or epoch milliseconds")),
+    };
+    let at = parsed.map_err(|error| Rejection::new(Code::BadTimestamp, format!("timestamp {error}")))?;
+    let ahead = at.as_ms() - context.now.as_ms();
+    if (-AGE_MAX_MS..=AHEAD_MAX_MS).contains(&ahead) {
+        Ok(at)
+    } else if context.clamp_time {
+        Ok(context.now)
+    } else {
+        let message = "timestamp is more than 5 minutes ahead of our clock or more than a year old";
+        Err(Rejection::new(Code::TimestampOutOfRange, message))
+    }
+}
+
+/// Flags that we decide are allowed in an event, as other systems' exports carry them, but only as what they are.
+fn no_claims(input: &Input<'_>) -> Result<(), Rejection> {
+    flag("is_unique_open", input.is_unique_open.as_ref())?;
+    flag("is_unique_click", input.is_unique_click.as_ref())?;
+    Ok(())
+}
+
+fn refuse_reserved(properties: &str) -> Result<(), Rejection> {
+    if properties.is_empty() {
+        return Ok(());
+    }
+    let object = format!("{{{properties}}}");
+    let mut refused = None;
+    let walked: Result<(), Fault> = Reader::of(&object).object(|key, reader| {
+        let value = reader.value(2)?;
+        if RESERVED.contains(&&*key) && refused.is_none() {
+            let flag = key.starts_with("is_unique");
+            refused = Some(match value {
+                Value::Bool(_) => Rejection::new(Code::ReservedProperty, format!("properties.{key} is decided here")),
+                _ if flag => bad_type(&format!("properties.{key}"), "a boolean"),
+                _ => Rejection::new(Code::ReservedProperty, format!("properties.{key} is a field of its own")),
+            });
+        }
+        Ok(())
+    });
+    // The text was checked when the event was read.
+    debug_assert_eq!(walked, Ok(()));
+    refused.map_or(Ok(()), Err)
+}
+
+/// Who a fact is about.
+struct Identity {
+    person: PersonId,
+    user: Option<UserId>,
+    email: Option<EmailAddress>,
+}
+
+fn identity(input: &Input<'_>, context: Context<'_>) -> Result<Identity, Rejection> {
+    let invalid = |field: &str, error: InvalidId| match error {
+        InvalidId::TooLong(_) => Rejection::new(Code::FieldTooLong, format!("{field} {error}")),
+        _ => Rejection::new(Code::ControlCharacter, format!("{field} {error}")),
+    };
+    let email = match string("email", input.email.as_ref())? {
+        None => None,
+        Some(text) => Some(EmailAddress::new(text).map_err(|error| {
+            let code = match error {
+                InvalidAddress::ControlCharacter => Code::ControlCharacter,
+                InvalidAddress::Malformed => Code::BadEmail,
+            };
+            Rejection::new(code, format!("email {error}"))
+        })?),
+    };
+    let user = match string("user_id", input.user_id.as_ref())?.filter(|text| !is_blocked_user_id(text)) {
+        None => None,
+        Some(text) => Some(UserId::new(text).map_err(|error| invalid("user_id", error))?),
+    };
+    let person = match string("person_id", input.person_id.as_ref())?.filter(|text| !text.is_empty()) {
+        Some(text) => PersonId::new(text).map_err(|error| invalid("person_id", error))?,
+        None => match (&email, &user) {
+            (Some(email), _) => PersonId::from_address(context.key, context.workspace, email),
+            (None, Some(user)) => PersonId::from_user(context.key, context.workspace, user),
+            (None, None) => {
+                let message = "one of person_id, user_id and email must say who this is about";
+                return Err(Rejection::new(Code::MissingIdentity, message));
+            }
+        },
+    };
+    Ok(Identity { person, user, email })
+}
+
+/// Optional texts, checked alike.
+#[derive(Debug, Default)]
+struct Texts {
+    email_id: Option<Box<str>>,
+    campaign_id: Option<Box<str>>,
+    campaign_run_id: Option<Box<str>>,
+    campaign_name: Option<Box<str>>,
+    email_subject: Option<Box<str>>,
+    email_link_url: Option<Box<str>>,
+    link_id: Option<Box<str>>,
+    link_kind: Option<Box<str>>,
+    bounce_class: Option<Box<str>>,
+    bounce_reason: Option<Box<str>>,
+    unsubscribe_scope: Option<Box<str>>,
+    provider: Option<Box<str>>,
+    provider_message_id: Option<Box<str>>,
+    group_id: Option<Box<str>>,
+    name: Option<Box<str>>,
+    url: Option<Box<str>>,
+    title: Option<Box<str>>,
+    referrer: Option<Box<str>>,
+}
+
+fn texts(input: &Input<'_>) -> Result<Texts, Rejection> {
+    Ok(Texts {
+        email_id: text("email_id", input.email_id.as_ref())?,
+        campaign_id: text("campaign_id", input.campaign_id.as_ref())?,
+        campaign_run_id: text("campaign_run_id", input.campaign_run_id.as_ref())?,
+        campaign_name: text("campaign_name", input.campaign_name.as_ref())?,
+        email_subject: text("email_subject", input.email_subject.as_ref())?,
+        email_link_url: text("email_link_url", input.email_link_url.as_ref())?,
+        link_id: text("link_id", input.link_id.as_ref())?,
+        link_kind: text("link_kind", input.link_kind.as_ref())?,
+        bounce_class: text("bounce_class", input.bounce_class.as_ref())?,
+        bounce_reason: text("bounce_reason", input.bounce_reason.as_ref())?,
+        unsubscribe_scope: text("unsubscribe_scope", input.unsubscribe_scope.as_ref())?,
+        provider: text("provider", input.provider.as_ref())?,
+        provider_message_id: text("provider_message_id", input.provider_message_id.as_ref())?,
+        group_id: text("group_id", input.group_id.as_ref())?,
+        name: text("name", input.name.as_ref())?,
+        url: text("url", input.url.as_ref())?,
+        title: text("title", input.title.as_ref())?,
+        referrer: text("referrer", input.referrer.as_ref())?,
+    })
+}
+
+fn link_kind(name: Option<&str>) -> LinkKind {
+    match name {
+        Some("unsubscribe") => LinkKind::Unsubscribe,
+        Some("preference") => LinkKind::Preference,
+        _ => LinkKind::Content,
+    }
+}
+
+fn event_id(value: &Value<'_>) -> Result<EventId, Rejection> {
+    let Value::Text(text) = value else { return Err(bad_type("id", "a string")) };
+    EventId::new(&**text).map_err(|error| Rejection::new(Code::BadId, format!("id {error}")))
+}
+
+/// The id of an event without one: equal content has an equal id, so a repeat is a duplicate.
+fn derived_id(
+    kind: FactKind,
+    at: Timestamp,
+    identity: &Identity,
+    texts: &Texts,
+    seen: [Option<&str>; 2],
+    members: [&str; 2],
+) -> EventId {
+    let Texts {
+        email_id,
+        campaign_id,
+        campaign_run_id,
+        campaign_name,
+        email_subject,
+        email_link_url,
+        link_id,
+        link_kind,
+        bounce_class,
+        bounce_reason,
+        unsubscribe_scope,
+        provider,
+        provider_message_id,
+        group_id,
+        name,
+        url,
+        title,
+        referrer,
+    } = texts;
+    let texts = [
+        email_id,
+        campaign_id,
+        campaign_run_id,
+        campaign_name,
+        email_subject,
+        email_link_url,
+        link_id,
+        link_kind,
+        bounce_class,
+        bounce_reason,
+        unsubscribe_scope,
+        provider,
+        provider_message_id,
+        group_id,
+        name,
+        url,
+        title,
+        referrer,
+    ];
+    let user = identity.user.as_ref().map_or("", |user| user.as_str());
+    let time = at.as_ms().to_le_bytes();
+    let mut parts: Vec<&[u8]> =
+        vec![kind.name().as_bytes(), &time, identity.person.as_str().as_bytes(), user.as_bytes()];
+    parts.extend(texts.iter().map(|text| text.as_deref().unwrap_or_default().as_bytes()));
+    parts.extend(seen.iter().map(|text| text.unwrap_or_default().as_bytes()));
+    parts.extend(members.iter().map(|text| text.as_bytes()));
+    let id = format!("content-{}", Hash128::of("event content", &parts));
+    EventId::new(id).unwrap_or_else(|_| unreachable_id())
+}
+
+/// `content-` and 32 hexadecimal digits are always an event id.
+#[expect(clippy::expect_used, reason = "a constant that is an id")]
+fn unreachable_id() -> EventId {
+    EventId::new("content").expect("seven letters are an id")
+}
+
+/// Refuses an event whose call Segment would refuse: nothing is accepted that cannot be delivered.
+fn fits_an_item(input: &Input<'_>, fact: &Fact) -> Result<(), Rejection> {
+    if input.bytes < ITEM_TEXT_BYTES_MAX / 6 {
+        return Ok(()); // even if every byte needed an escape
+    }
+    let body = &fact.body;
+    let texts = [
+        &body.email_id,
+        &body.campaign_id,
+        &body.campaign_run_id,
+        &body.campaign_name,
+        &body.email_subject,
+        &body.email_link_url,
+        &body.link_id,
+        &body.bounce_reason,
+        &body.unsubscribe_scope,
+        &body.provider,
+        &body.provider_message_id,
+        &body.group_id,
+        &body.name,
+        &body.url,
+        &body.title,
+        &body.referrer,
+    ];
+    let escaped = |text: &str| {
+        text.bytes().map(|byte| if matches!(byte, b'"' | b'\\' | 0..=0x1f) { 6 } else { 1 }).sum::<usize>()
+    };
+    // The link may stand twice: as our property and under Segment's own name for it.
+    let link = body.email_link_url.as_deref().map_or(0, escaped);
+    let bytes = texts.iter().filter_map(|text| text.as_deref()).map(escaped).sum::<usize>()
+        + link
+        + body.properties.len()
+        + body.traits.len();
+    if bytes > ITEM_TEXT_BYTES_MAX {
+        return Err(Rejection::new(
+            Code::EventTooLarge,
+            "the call made from this event would be larger than Segment takes",
+        ));
+    }
+    Ok(())
+}
+
+fn bad_type(field: &str, wanted: &str) -> Rejection {
+    Rejection::new(Code::BadType, format!("{field} must be {wanted}"))
+}
+
+fn string<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<Option<&'v str>, Rejection> {
+    match value {
+        None => Ok(None),
+        Some(Value::Text(text)) => Ok(Some(text)),
+        Some(_) => Err(bad_type(field, "a string")),
+    }
+}
+
+/// An optional text: empty counts as absent, NUL and excessive length are refused.
+fn text(field: &str, value: Option<&Value<'_>>) -> Result<Option<Box<str>>, Rejection> {
+    let Some(text) = string(field, value)? else { return Ok(None) };
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Rejection::new(Code::FieldTooLong, format!("{field} is longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    if text.contains('\0') {
+        return Err(Rejection::new(Code::ControlCharacter, format!("{field} has a NUL character")));
+    }
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+fn flag(field: &str, value: Option<&Value<'_>>) -> Result<Option<bool>, Rejection> {
+    match value {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(bad_type(field, "a boolean")),
+    }
+}
+
+fn members<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<&'v str, Rejection> {
+    match value {
+        None => Ok(""),
+        Some(Value::Object { keys, .. }) if *keys > KEYS_MAX => {
+            Err(Rejection::new(Code::TooManyFields, format!("{field} has more than {KEYS_MAX} keys")))
+        }
+        Some(Value::Object { members, .. }) => Ok(members),
+        Some(_) => Err(bad_type(field, "an object")),
+    }
+}

@@ -1,0 +1,35 @@
+//! What ingest counts.
+
+use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
+
+/// Metrics of the ingest stage.
+#[derive(Debug, Clone)]
+pub struct IngestMetrics {
+    /// Events stored and answered for.
+    pub(crate) accepted: CounterFamily,
+    /// Events and whole requests refused, by code.
+    pub(crate) rejected: CounterFamily,
+    /// Provider events that are none of ours, by provider.
+    pub(crate) unmapped: CounterFamily,
+    /// Bus messages written.
+    pub(crate) messages: Counter,
+    /// Time of an append.
+    pub(crate) append_seconds: Histogram,
+    /// Connections that are open.
+    pub(crate) connections: Gauge,
+}
+
+impl IngestMetrics {
+    /// Registers the metrics.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            accepted: registry.counters("inflection_ingest_events_accepted", "Events stored, by workspace"),
+            rejected: registry.counters("inflection_ingest_events_rejected", "Events and requests refused, by code"),
+            unmapped: registry.counters("inflection_ingest_events_unmapped", "Provider events of no kind of ours"),
+            messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
+            append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
+            connections: registry.gauge("inflection_ingest_connections", "Open connections"),
+        }
+    }
+}

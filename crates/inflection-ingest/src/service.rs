@@ -1,0 +1,203 @@
+//! Routes, and the way of one request.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{Method, Request, Response};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use inflection_bus::Bus;
+use inflection_control::{IngestKeys, RateBudget, Workspace};
+use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
+use inflection_wire::{EventChunk, encode_event};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::answer::{Code, Refusal, json_answer};
+use crate::fact::Context;
+use crate::framing::Ambiguity;
+use crate::metrics::IngestMetrics;
+use crate::webhook::Webhooks;
+use crate::writer::{CHUNK_BYTES, Writers, now};
+use crate::{auth, body, events, request};
+
+/// Bytes of bodies in hand at once, over all requests: what the memory of this stage is bounded by.
+const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
+/// The unit in which those bytes are counted.
+const PERMIT_BYTES: usize = 1024;
+/// Seconds after which a sender may try again when we are full or the bus is away.
+const RETRY_SECONDS: u64 = 2;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) bus: Bus,
+    pub(crate) keys: IngestKeys,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) installation: InstallationKey,
+    pub(crate) metrics: IngestMetrics,
+    connections: HashMap<WorkspaceId, HashSet<String>>,
+    partitions: PartitionCount,
+    writers: Writers,
+    in_hand: Semaphore,
+    rates: HashMap<WorkspaceId, Mutex<RateBudget>>,
+    started: Instant,
+    pub(crate) draining: AtomicBool,
+    request_ids: AtomicU64,
+    request_seed: u64,
+}
+
+impl Service {
+    pub(crate) fn new(
+        bus: Bus,
+        workspaces: &[Workspace],
+        installation: InstallationKey,
+        partitions: PartitionCount,
+        writers: Writers,
+        metrics: IngestMetrics,
+    ) -> Self {
+        use std::hash::{BuildHasher as _, RandomState};
+        let names =
+            |workspace: &Workspace| workspace.connections.iter().map(|one| one.id.as_str().to_owned()).collect();
+        Self {
+            bus,
+            keys: IngestKeys::of(workspaces),
+            webhooks: Webhooks::of(workspaces),
+            installation,
+            metrics,
+            connections: workspaces.iter().map(|workspace| (workspace.id.clone(), names(workspace))).collect(),
+            partitions,
+            writers,
+            rates: workspaces.iter().filter_map(rate).collect(),
+            started: Instant::now(),
+            in_hand: Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES),
+            draining: AtomicBool::new(false),
+            request_ids: AtomicU64::new(0),
+            request_seed: RandomState::new().hash_one("request ids"),
+        }
+    }
+
+    fn request_id(&self) -> String {
+        format!("req_{:016x}", self.request_seed.wrapping_add(self.request_ids.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Answers one request.
+    pub(crate) async fn call(self: Arc<Self>, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
+        let id = self.request_id();
+        let refuse = |refusal: Refusal| self.refuse(&refusal, &id);
+        if let Err(refusal) = request::check_head(request.headers(), ambiguity) {
+            return refuse(refusal);
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            return refuse(Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS));
+        }
+        let path = request.uri().path().to_owned();
+        if path == "/v1/events" {
+            if request.method() != Method::POST {
+                return refuse(Refusal::new(Code::MethodNotAllowed, "events are posted"));
+            }
+            return match self.events(request).await {
+                Ok(answer) => answer,
+                Err(refusal) => refuse(refusal),
+            };
+        }
+        match path.strip_prefix("/v1/webhooks/").and_then(|rest| rest.split_once('/')) {
+            Some((provider, token)) => self.webhook(request, provider, token, &id).await,
+            None => refuse(Refusal::new(Code::NotFound, "there is nothing here; events are posted to /v1/events")),
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal, id: &str) -> Response<Body> {
+        let count = refusal.rejected.len().max(1) as u64;
+        self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
+        refusal.answer(id, None)
+    }
+
+    async fn events(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        let workspace = auth::workspace(request.headers(), &self.keys)?;
+        let layout = request::layout(request.headers())?;
+        let gzip = request::is_gzip(request.headers())?;
+        let announced = request::announced_bytes(request.headers(), layout.bytes_max())?;
+        let _in_hand = self.reserve(announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
+        let bytes = self.read(request.into_body(), layout.bytes_max(), gzip).await?;
+        let ours = |named: Option<&str>, connection: Option<&str>| {
+            let known = self.connections.get(&workspace);
+            named.is_none_or(|named| named == workspace.as_str())
+                && connection.is_none_or(|name| known.is_some_and(|known| known.contains(name)))
+        };
+        let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
+        let taken = events::take(&bytes, layout, context, &ours)?;
+        self.admit(&workspace, taken.facts.len())?;
+        self.store(&taken.facts).await?;
+        self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
+        for (_, why) in &taken.rejected {
+            self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
+        }
+        let (status, answer) = events::answer(&taken);
+        Ok(json_answer(status, &answer))
+    }
+
+    pub(crate) async fn read(&self, body: Body, bytes_max: usize, gzip: bool) -> Result<Bytes, Refusal> {
+        let bytes = body::read(body, bytes_max).await?;
+        if gzip { body::gunzip(&bytes, bytes_max) } else { Ok(bytes) }
+    }
+
+    /// Room for a body, or a refusal: memory is bounded before it is used.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Refusal> {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES).max(1)).unwrap_or(u32::MAX);
+        let overloaded = |_| Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS);
+        self.in_hand.try_acquire_many(permits).map_err(overloaded)
+    }
+
+    /// Refuses what is over the workspace's rate.
+    fn admit(&self, workspace: &WorkspaceId, events: usize) -> Result<(), Refusal> {
+        let Some(rate) = self.rates.get(workspace) else { return Ok(()) };
+        let count = u32::try_from(events).unwrap_or(u32::MAX);
+        let outcome = rate.lock().unwrap_or_else(PoisonError::into_inner).take(count, self.started.elapsed());
+        outcome.map_err(|wait| {
+            let message = "this workspace sends more events a second than it may";
+            Refusal::later(Code::RateLimited, message, wait.as_secs() + 1)
+        })
+    }
+
+    /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
+    /// sends all again, and the identity stage knows them by their ids.
+    pub(crate) async fn store(&self, facts: &[Fact]) -> Result<(), Refusal> {
+        let unavailable = || {
+            let message = "events cannot be stored now; send them again";
+            Refusal::later(Code::StorageUnavailable, message, RETRY_SECONDS)
+        };
+        let mut chunks: Vec<Option<EventChunk>> = vec![None; usize::from(self.partitions.get())];
+        let mut stored = Vec::new();
+        for fact in facts {
+            let partition = self.partitions.of(&fact.head.workspace, &fact.body.person);
+            let Some(slot) = chunks.get_mut(usize::from(partition.index())) else { continue };
+            let chunk = slot.get_or_insert_default();
+            encode_event(fact, chunk);
+            if chunk.entries.len() >= CHUNK_BYTES
+                && let Some(full) = slot.take()
+            {
+                stored.push(self.writers.submit(partition, full).await.ok_or_else(unavailable)?);
+            }
+        }
+        for (partition, chunk) in self.partitions.all().zip(chunks) {
+            if let Some(chunk) = chunk {
+                stored.push(self.writers.submit(partition, chunk).await.ok_or_else(unavailable)?);
+            }
+        }
+        for outcome in join_all(stored).await {
+            match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(unavailable()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rate(workspace: &Workspace) -> Option<(WorkspaceId, Mutex<RateBudget>)> {
+    let per_second = workspace.ingest_events_per_second?;
+    Some((workspace.id.clone(), Mutex::new(RateBudget::new(per_second, Duration::ZERO))))
+}
