@@ -182,6 +182,15 @@ impl Bus {
         }
     }
 
+    /// Whether the bus has failed for good: the embedded store after a disk error. Waiting does not help, a restart may.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        match &self.0 {
+            Backend::Nats(_) => false,
+            Backend::Embedded(store) => store.health().is_err(),
+        }
+    }
+
     /// The largest payload of one message, in bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {

@@ -93,6 +93,32 @@ impl CallKind {
     }
 }
 
+/// Names of the properties we write ourselves. A sender's own value under one of them would shadow or be shadowed, so it
+/// is refused; the first ten are Inflection's documented ones.
+pub const OUR_PROPERTIES: [&str; 21] = [
+    "event",
+    "userId",
+    "email_id",
+    "campaign_id",
+    "campaign_run_id",
+    "campaign_name",
+    "email_subject",
+    "email_link_url",
+    "is_unique_open",
+    "is_unique_click",
+    "is_machine",
+    "machine_reason",
+    "bounce_class",
+    "bounce_reason",
+    "open_source",
+    "link_id",
+    "link_kind",
+    "link_url",
+    "provider",
+    "provider_message_id",
+    "unsubscribe_scope",
+];
+
 /// How a unique open came to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OpenSource {

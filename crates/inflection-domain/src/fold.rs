@@ -1,7 +1,7 @@
 //! The fold: *(state, fact) → (state′, decision)*. Uniqueness and identity are decided here and nowhere else.
 
 use crate::call::CallKey;
-use crate::state::{Delivery, LinkClick, PartitionState, PendingLink, Person};
+use crate::state::{Delivery, LinkClick, PartitionState, Person};
 use crate::{Call, CallKind, FactKind, Hash128, Head, LinkKind, OpenSource, UserId};
 
 /// What to do with opens or clicks of machines.
@@ -149,7 +149,8 @@ impl PartitionState {
         if first && (counted || !delivery.clicks.is_empty()) {
             unique_open(delivery, mail, source, decision);
             for pending in std::mem::take(&mut delivery.pending) {
-                click_per_open(policy, delivery, mail, pending.link, Some(pending.url), decision);
+                let url = Some(pending.url).filter(|url| !url.is_empty());
+                click_per_open(policy, delivery, mail, pending.link, url, decision);
             }
         }
     }
@@ -186,7 +187,7 @@ impl PartitionState {
         if delivery.unique_open.is_some() {
             click_per_open(policy, delivery, mail, link.key, None, decision);
         } else if policy.click_per_open == ClickPerOpen::Link || delivery.pending.is_empty() {
-            delivery.pending.push(PendingLink { link: link.key, url: link.url.clone() });
+            delivery.wait_for_open(link.key, &link.url);
         }
     }
 

@@ -17,7 +17,7 @@ mod state;
 mod timestamp;
 
 pub use address::{EmailAddress, InvalidAddress};
-pub use call::{Call, CallKey, CallKind, MessageId, OpenSource};
+pub use call::{Call, CallKey, CallKind, MessageId, OUR_PROPERTIES, OpenSource};
 pub use fact::{Body, BounceClass, Fact, FactKind, Head, LinkKind, LinkRef, MailRef};
 pub use fold::{ClickPerOpen, Decision, MachinePolicy, Policy, Verdict};
 pub use hash::Hash128;

@@ -62,6 +62,23 @@ pub struct Delivery {
     pub scopes: Vec<u64>,
 }
 
+impl Delivery {
+    /// Most bytes of addresses that wait in [`Delivery::pending`]; clicks beyond wait without theirs.
+    pub const PENDING_BYTES_MAX: usize = 64 * 1024;
+
+    /// Adds a click that waits for the mail to be opened.
+    pub(crate) fn wait_for_open(&mut self, link: u64, url: &str) {
+        let waiting: usize = self.pending.iter().map(|pending| pending.url.len()).sum();
+        let fits = waiting + url.len() <= Self::PENDING_BYTES_MAX;
+        self.pending.push(PendingLink { link, url: if fits { url.into() } else { "".into() } });
+    }
+
+    fn bytes(&self) -> usize {
+        let links = self.clicks.len() * 16 + self.scopes.len() * 8;
+        80 + links + self.pending.iter().map(|pending| pending.url.len() + 16).sum::<usize>()
+    }
+}
+
 /// Changes that a run of folds made: full replacements of what they touched. Applying them in order rebuilds the state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Changes {
@@ -86,6 +103,7 @@ pub struct PartitionState {
     new_seen: Vec<Hash128>,
     touched_persons: HashSet<Hash128>,
     touched_deliveries: HashSet<Hash128>,
+    changes_bytes: usize,
 }
 
 impl PartitionState {
@@ -128,10 +146,13 @@ impl PartitionState {
         }
         self.seen.entry(today).or_default().insert(event);
         self.new_seen.push(event);
+        self.changes_bytes += 16;
         true
     }
 
     pub(crate) fn touch_person(&mut self, key: Hash128, person: Person) {
+        let Person::Known(user) = &person;
+        self.changes_bytes += 32 + user.as_str().len();
         self.persons.insert(key, person);
         self.touched_persons.insert(key);
     }
@@ -141,7 +162,14 @@ impl PartitionState {
         let today = self.log_time.day();
         let delivery = self.deliveries.entry(key).or_default();
         delivery.day = today;
+        self.changes_bytes += delivery.bytes();
         delivery
+    }
+
+    /// About how large the changes since the last [`PartitionState::take_changes`] are when written, in bytes.
+    #[must_use]
+    pub fn changes_bytes(&self) -> usize {
+        self.changes_bytes
     }
 
     /// The changes since the last call, ordered by key so that equal folds give equal bytes.
@@ -150,6 +178,7 @@ impl PartitionState {
         persons.sort_unstable();
         let mut deliveries: Vec<Hash128> = self.touched_deliveries.drain().collect();
         deliveries.sort_unstable();
+        self.changes_bytes = 0;
         Changes {
             log_time: self.log_time,
             seen: std::mem::take(&mut self.new_seen),

@@ -2,7 +2,7 @@
 
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
-    InvalidId, LinkKind, LinkRef, MailRef, PersonId, Timestamp, UserId, WorkspaceId, classify_open, is_blocked_user_id,
+    InvalidId, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId, classify_open, is_blocked_user_id,
 };
 
 use crate::answer::Code;
@@ -21,20 +21,6 @@ const ITEM_TEXT_BYTES_MAX: usize = 32_000 - 1_200;
 const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
 /// A fact may be this old.
 const AGE_MAX_MS: i64 = 366 * 24 * 3600 * 1000;
-
-/// Property names that are ours: a sender's own value under them would shadow or be shadowed.
-const RESERVED: [&str; 10] = [
-    "event",
-    "userId",
-    "email_id",
-    "campaign_id",
-    "campaign_run_id",
-    "campaign_name",
-    "email_subject",
-    "email_link_url",
-    "is_unique_open",
-    "is_unique_click",
-];
 
 /// Why one event is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +186,7 @@ fn refuse_reserved(properties: &str) -> Result<(), Rejection> {
     let mut refused = None;
     let walked: Result<(), Fault> = Reader::of(&object).object(|key, reader| {
         let value = reader.value(2)?;
-        if RESERVED.contains(&&*key) && refused.is_none() {
+        if OUR_PROPERTIES.contains(&&*key) && refused.is_none() {
             let flag = key.starts_with("is_unique");
             refused = Some(match value {
                 Value::Bool(_) => Rejection::new(Code::ReservedProperty, format!("properties.{key} is decided here")),

@@ -14,6 +14,8 @@ use crate::{DecodeError, enums, key, optional, pb};
 pub struct DecisionBatch {
     /// Sequence in the partition's event log up to which input is consumed.
     pub consumed_through: u64,
+    /// Events of the message after that one that are consumed as well.
+    pub consumed_events: u32,
     /// Receive time of the oldest input.
     pub received_at: Timestamp,
     /// The decisions, in input order.
@@ -66,6 +68,7 @@ impl DecisionBatch {
     pub fn encode(self) -> Bytes {
         let pb = pb::DecisionBatch {
             consumed_through: self.consumed_through,
+            consumed_events: self.consumed_events,
             received_at_ms: self.received_at.as_ms(),
             decisions: self.decisions.into_iter().map(encode_decided).collect(),
             changes: Some(encode_changes(self.changes)),
@@ -83,6 +86,7 @@ impl DecisionBatch {
         let mut last = None;
         Ok(Self {
             consumed_through: pb.consumed_through,
+            consumed_events: pb.consumed_events,
             received_at: Timestamp::from_ms(pb.received_at_ms),
             decisions: pb.decisions.into_iter().map(|pb| decode_decided(pb, &mut last)).collect::<Result<_, _>>()?,
             changes: decode_changes(pb.changes.unwrap_or_default())?,
@@ -274,6 +278,7 @@ mod tests {
         };
         let batch = DecisionBatch {
             consumed_through: 42,
+            consumed_events: 3,
             received_at: Timestamp::from_ms(5),
             decisions: vec![
                 Decided {

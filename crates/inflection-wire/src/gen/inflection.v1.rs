@@ -225,6 +225,10 @@ pub struct DecisionBatch {
     /// Sequence in `events.<partition>` up to which input is consumed.
     #[prost(uint64, tag = "1")]
     pub consumed_through: u64,
+    /// Events of the message after `consumed_through` that are consumed as well: a step may end inside a message, so that
+    /// its output always fits into one.
+    #[prost(uint32, tag = "6")]
+    pub consumed_events: u32,
     /// Receive time (Unix milliseconds) of the oldest input of the step: delivery measures fact-to-Segment from here.
     #[prost(int64, tag = "2")]
     pub received_at_ms: i64,

@@ -1,0 +1,35 @@
+//! What identity counts.
+
+use inflection_telemetry::{Counter, Histogram, Registry};
+
+/// Metrics of the identity stage.
+#[derive(Debug, Clone)]
+pub struct IdentityMetrics {
+    pub(crate) folded: Counter,
+    pub(crate) duplicates: Counter,
+    pub(crate) calls: Counter,
+    pub(crate) conflicts: Counter,
+    pub(crate) contradictions: Counter,
+    pub(crate) undecodable: Counter,
+    pub(crate) messages: Counter,
+    pub(crate) fenced: Counter,
+    pub(crate) append_seconds: Histogram,
+}
+
+impl IdentityMetrics {
+    /// Registers the metrics.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            folded: registry.counter("inflection_identity_facts_folded", "Facts seen for the first time"),
+            duplicates: registry.counter("inflection_identity_facts_duplicate", "Facts whose event id was known"),
+            calls: registry.counter("inflection_identity_calls", "Calls decided"),
+            conflicts: registry.counter("inflection_identity_conflicts", "Facts claiming another user id than is known"),
+            contradictions: registry.counter("inflection_identity_contradictions", "Opens after a hard bounce"),
+            undecodable: registry.counter("inflection_identity_events_undecodable", "Events that could not be read"),
+            messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
+            fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
+            append_seconds: registry.seconds("inflection_identity_append_seconds", "Time of an append to the bus"),
+        }
+    }
+}

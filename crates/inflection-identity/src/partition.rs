@@ -1,0 +1,239 @@
+//! The loop around one partition's fold: read, fold, append, purge; and recovery from the log.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
+use inflection_domain::Partition;
+use inflection_wire::{DecisionBatch, DecodeError};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::IdentityMetrics;
+use crate::step::{Input, Step};
+use crate::Policies;
+
+/// Bytes of input read for one step.
+const INPUT_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of output after which a step ends; the largest single fact still fits into a message with them.
+const OUTPUT_BYTES: usize = 512 * 1024;
+/// Consumed input is deleted this often.
+const PURGE_EVERY: Duration = Duration::from_secs(2);
+/// Shortest and longest wait before an append is tried again.
+const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Why a partition cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// The bus cannot be read any more.
+    #[error("its logs cannot be read")]
+    Read(#[from] ReadError),
+    /// The decision log holds something that is no decision.
+    #[error("message {sequence} of its decision log is no decision")]
+    Decisions {
+        /// Its sequence.
+        sequence: u64,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The store has failed for good.
+    #[error("the bus has failed: {0}")]
+    Failed(String),
+}
+
+/// One partition's owner.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    partition: Partition,
+    bus: Bus,
+    events: Log,
+    decisions: Log,
+    unparsed: Log,
+    policies: Policies,
+    metrics: IdentityMetrics,
+}
+
+/// What recovery gives: where to go on.
+struct Recovered {
+    step: Step,
+    fence: u64,
+    reader: Reader,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        partition: Partition,
+        bus: &Bus,
+        policies: Policies,
+        metrics: IdentityMetrics,
+    ) -> Result<Self, InvalidName> {
+        Ok(Self {
+            partition,
+            bus: bus.clone(),
+            events: Log::new(&format!("events.{partition}"))?,
+            decisions: Log::new(&format!("decisions.{partition}"))?,
+            unparsed: Log::new(&format!("unparsed._events.{partition}"))?,
+            policies,
+            metrics,
+        })
+    }
+
+    /// Owns the partition until `shutdown`. A step in hand is finished: what was read is either decided or not consumed.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), PartitionError> {
+        let mut wait = RETRY_WAIT.0;
+        while !shutdown.is_cancelled() {
+            let recovered = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                recovered = self.recover() => recovered,
+            };
+            match recovered {
+                Ok(recovered) => {
+                    wait = RETRY_WAIT.0;
+                    self.own(recovered, &shutdown).await?;
+                }
+                // The bus may be away while we start; a damaged log is another matter.
+                Err(PartitionError::Read(ReadError::Unavailable(error))) => {
+                    if self.bus.has_failed() {
+                        return Err(PartitionError::Failed(error));
+                    }
+                    tracing::warn!(partition = self.partition.index(), error, "a partition waits for the bus");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_WAIT.1),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rebuilds the state from the decision log.
+    async fn recover(&self) -> Result<Recovered, PartitionError> {
+        let started = Instant::now();
+        let (mut step, mut fence) = (Step::default(), 0);
+        if let Some(last) = self.bus.last(&self.decisions).await? {
+            let mut log = self.bus.read(&self.decisions, 0).await?;
+            while fence < last.sequence {
+                for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
+                    let batch = DecisionBatch::decode(payload)
+                        .map_err(|source| PartitionError::Decisions { sequence, source })?;
+                    step.replay(batch);
+                    fence = sequence;
+                }
+            }
+        }
+        let reader = self.bus.read(&self.events, step.position().through).await?;
+        let (persons, mails, events) = step.state().sizes();
+        tracing::debug!(partition = self.partition.index(), persons, mails, events, elapsed = ?started.elapsed(),
+            "partition recovered");
+        Ok(Recovered { step, fence, reader })
+    }
+
+    /// Folds until `shutdown`, or until another owner has written (then it returns, and recovery starts anew).
+    async fn own(&self, recovered: Recovered, shutdown: &CancellationToken) -> Result<(), PartitionError> {
+        let Recovered { mut step, mut fence, mut reader } = recovered;
+        let mut inputs = VecDeque::new();
+        let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
+        loop {
+            if inputs.is_empty() {
+                let through = step.position().through;
+                let messages = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    messages = reader.next(INPUT_BYTES_MAX) => Some(messages?),
+                    () = tokio::time::sleep_until(purge_at.into()), if purged < through => None,
+                };
+                match messages {
+                    Some(messages) => self.take(messages, &mut inputs).await,
+                    None => {
+                        purged = self.purge(through, purged).await;
+                        purge_at = Instant::now() + PURGE_EVERY;
+                        continue;
+                    }
+                }
+            }
+            let Some((batch, counts)) = step.fold(&mut inputs, &self.policies, OUTPUT_BYTES) else { continue };
+            let started = Instant::now();
+            match self.append(fence, batch.encode(), shutdown).await? {
+                Some(sequence) => fence = sequence,
+                None => return Ok(()),
+            }
+            self.metrics.append_seconds.observe(started.elapsed());
+            self.metrics.messages.add(1);
+            self.metrics.folded.add(counts.folded);
+            self.metrics.duplicates.add(counts.duplicates);
+            self.metrics.calls.add(counts.calls);
+            self.metrics.conflicts.add(counts.conflicts);
+            self.metrics.contradictions.add(counts.contradictions);
+            self.metrics.undecodable.add(counts.undecodable);
+            if Instant::now() > purge_at {
+                purged = self.purge(step.position().through, purged).await;
+                purge_at = Instant::now() + PURGE_EVERY;
+            }
+        }
+    }
+
+    /// Decodes messages; those that cannot be read are kept in a log of their own before they are consumed.
+    async fn take(&self, messages: Vec<Message>, inputs: &mut VecDeque<Input>) {
+        for Message { sequence, payload } in messages {
+            let input = Input::new(sequence, payload.clone());
+            if input.is_damaged() {
+                tracing::error!(partition = self.partition.index(), sequence,
+                    "an event message cannot be read whole; it is kept in the dead letters");
+                if let Err(error) = self.bus.append(&self.unparsed, None, payload).await {
+                    tracing::error!(%error, "and could not be kept");
+                }
+            }
+            inputs.push_back(input);
+        }
+    }
+
+    /// Appends a step's output, through outages. `None` when another owner has written, or at shutdown: then what was
+    /// folded here is forgotten.
+    async fn append(
+        &self,
+        fence: u64,
+        payload: Bytes,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<u64>, PartitionError> {
+        let mut wait = RETRY_WAIT.0;
+        loop {
+            match self.bus.append(&self.decisions, Some(fence), payload.clone()).await {
+                Ok(sequence) => return Ok(Some(sequence)),
+                Err(AppendError::Fenced { .. }) => {
+                    self.metrics.fenced.add(1);
+                    tracing::warn!(partition = self.partition.index(), fence,
+                        "another owner has appended decisions; the state here is dropped and read anew");
+                    return Ok(None);
+                }
+                Err(error @ AppendError::TooLarge { .. }) => return Err(PartitionError::Failed(error.to_string())),
+                Err(error @ (AppendError::Full(_) | AppendError::Unavailable(_))) => {
+                    if self.bus.has_failed() {
+                        return Err(PartitionError::Failed(error.to_string()));
+                    }
+                    tracing::warn!(partition = self.partition.index(), %error, "decisions wait for the bus");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_WAIT.1),
+            }
+        }
+    }
+
+    /// Deletes consumed input. Failing is no harm: the next purge includes it.
+    async fn purge(&self, through: u64, purged: u64) -> u64 {
+        if through == purged {
+            return purged;
+        }
+        match self.bus.purge(&self.events, through).await {
+            Ok(()) => through,
+            Err(error) => {
+                tracing::warn!(partition = self.partition.index(), %error, "consumed events could not be deleted yet");
+                purged
+            }
+        }
+    }
+}

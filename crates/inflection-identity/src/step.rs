@@ -1,0 +1,193 @@
+//! One step of the fold: from what was read to the next decision message. Pure: no clock, no I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use inflection_domain::{PartitionState, Timestamp, Verdict, WorkspaceId};
+use inflection_wire::{Decided, DecisionBatch, DecodeError, Event, EventBatch, WorkspaceTotals};
+
+use crate::Policies;
+
+/// Under which events are counted whose workspace cannot be read.
+const UNKNOWN_WORKSPACE: &str = "_unknown";
+
+/// How far input is consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Whole messages, up to this sequence.
+    pub through: u64,
+    /// Events of the message after it.
+    pub events: u32,
+}
+
+/// The fold of one partition: state, totals and position. It is rebuilt from the decision log and goes on from there.
+#[derive(Debug, Default)]
+pub struct Step {
+    state: PartitionState,
+    totals: BTreeMap<WorkspaceId, WorkspaceTotals>,
+    position: Position,
+}
+
+/// Input that is being folded: what is left of one message.
+#[derive(Debug)]
+pub(crate) struct Input {
+    sequence: u64,
+    received_at: Timestamp,
+    events: std::vec::IntoIter<Result<Event, DecodeError>>,
+    /// Events taken from it so far.
+    taken: u32,
+}
+
+/// What a step counted, for metrics.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) folded: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) calls: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) contradictions: u64,
+    pub(crate) undecodable: u64,
+}
+
+impl Input {
+    /// Decodes a message. One that is no event batch at all becomes a single event that cannot be read.
+    pub(crate) fn new(sequence: u64, payload: Bytes) -> Self {
+        let (received_at, events) = match EventBatch::decode(payload) {
+            Ok(batch) => (batch.received_at, batch.events),
+            Err(error) => (Timestamp::default(), vec![Err(error)]),
+        };
+        Self { sequence, received_at, events: events.into_iter(), taken: 0 }
+    }
+
+    /// Whether something in it cannot be read, so that it must be kept for a person to look at.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.events.as_slice().iter().any(Result::is_err)
+    }
+
+    fn next(&mut self) -> Option<Result<Event, DecodeError>> {
+        let event = self.events.next()?;
+        self.taken += 1;
+        Some(event)
+    }
+}
+
+impl Step {
+    /// Takes over what an earlier owner appended. To be called with every message of the decision log, in order.
+    pub fn replay(&mut self, batch: DecisionBatch) {
+        self.state.apply(batch.changes);
+        self.position = Position { through: batch.consumed_through, events: batch.consumed_events };
+        self.totals = batch.totals.into_iter().map(|totals| (totals.workspace.clone(), totals)).collect();
+    }
+
+    /// How far input is consumed.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The folded state, to be compared.
+    #[must_use]
+    pub fn state(&self) -> &PartitionState {
+        &self.state
+    }
+
+    /// Folds input until it ends or the output has about `bytes_max` bytes; what is left stays in `inputs`. `None` when
+    /// there was nothing new.
+    pub(crate) fn fold(
+        &mut self,
+        inputs: &mut VecDeque<Input>,
+        policies: &Policies,
+        bytes_max: usize,
+    ) -> Option<(DecisionBatch, Counts)> {
+        let latest = inputs.iter().map(|input| input.received_at).max()?;
+        let oldest = inputs.iter().map(|input| input.received_at).min()?;
+        self.state.advance(latest);
+        let (mut decisions, mut counts, mut bytes) = (Vec::new(), Counts::default(), 0);
+        while let Some(input) = inputs.front_mut() {
+            // Events of this message that an owner before us consumed already.
+            while input.taken < self.position.events && input.next().is_some() {}
+            while bytes + self.state.changes_bytes() < bytes_max {
+                let Some(event) = input.next() else { break };
+                if let Some(decided) = self.event(event, policies, &mut counts) {
+                    bytes += size(&decided);
+                    decisions.push(decided);
+                }
+            }
+            if input.events.len() > 0 {
+                self.position.events = input.taken;
+                break;
+            }
+            self.position = Position { through: input.sequence, events: 0 };
+            inputs.pop_front();
+        }
+        let batch = DecisionBatch {
+            consumed_through: self.position.through,
+            consumed_events: self.position.events,
+            received_at: oldest,
+            decisions,
+            changes: self.state.take_changes(),
+            totals: self.totals.values().cloned().collect(),
+        };
+        Some((batch, counts))
+    }
+
+    fn unknown(&mut self) -> &mut WorkspaceTotals {
+        #[expect(clippy::expect_used, reason = "a constant that is a name")]
+        let name = WorkspaceId::new(UNKNOWN_WORKSPACE).expect("a constant that is a name");
+        self.totals.entry(name.clone()).or_insert_with(|| WorkspaceTotals::new(name))
+    }
+
+    fn event(
+        &mut self,
+        event: Result<Event, DecodeError>,
+        policies: &Policies,
+        counts: &mut Counts,
+    ) -> Option<Decided> {
+        let Ok(Event { head, body }) = event else {
+            counts.undecodable += 1;
+            self.unknown().undecodable += 1;
+            return None;
+        };
+        let verdict = self.state.fold(&policies.get(&head.workspace), &head);
+        let totals = match self.totals.get_mut(&head.workspace) {
+            Some(totals) => totals,
+            None => {
+                self.totals.entry(head.workspace.clone()).or_insert_with(|| WorkspaceTotals::new(head.workspace.clone()))
+            }
+        };
+        let decision = match verdict {
+            Verdict::Duplicate => {
+                totals.duplicates += 1;
+                counts.duplicates += 1;
+                return None;
+            }
+            Verdict::Folded(decision) => decision,
+        };
+        let calls = decision.calls.len() as u64;
+        totals.folded += 1;
+        totals.calls += calls;
+        totals.identity_conflicts += u64::from(decision.conflict);
+        totals.contradictions += u64::from(decision.contradiction);
+        counts.folded += 1;
+        counts.calls += calls;
+        counts.conflicts += u64::from(decision.conflict);
+        counts.contradictions += u64::from(decision.contradiction);
+        // A fact without calls leaves its trace in the state and the totals only.
+        (calls > 0).then_some(Decided {
+            workspace: head.workspace,
+            occurred_at: head.occurred_at,
+            user: decision.user,
+            calls: decision.calls,
+            body,
+        })
+    }
+}
+
+/// About how large a decision is when written.
+fn size(decided: &Decided) -> usize {
+    let calls: usize = decided.calls.iter().map(|call| 32 + call.link_url.as_ref().map_or(0, |url| url.len())).sum();
+    64 + decided.body.len() + decided.user.as_ref().map_or(0, |user| user.as_str().len()) + calls
+}
+
+#[cfg(test)]
+mod tests;
