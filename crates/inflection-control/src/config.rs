@@ -82,12 +82,21 @@ pub struct Connection {
     pub uniqueness: Uniqueness,
     /// The calls this connection gets; `None` is all.
     pub calls: Option<HashSet<CallKind>>,
-    /// Most calls a second.
+    /// Most calls a second, when it is set; see [`Connection::rate`].
     pub events_per_second: Option<u32>,
     /// What is sent of a recipient's address.
     pub email: EmailPolicy,
     /// Whether bodies are compressed.
     pub gzip: bool,
+}
+
+impl Connection {
+    /// Most calls a second: what is set, else Segment's own ceiling for a workspace; another receiver has none.
+    #[must_use]
+    pub fn rate(&self) -> Option<u32> {
+        let ceiling = (!self.endpoint.is_custom()).then_some(inflection_segment::limits::EVENTS_PER_SECOND);
+        self.events_per_second.or(ceiling)
+    }
 }
 
 /// Which names events and properties have.
@@ -354,8 +363,6 @@ fn connection(table: Table<'_, '_>, ids: &mut HashSet<ConnectionId>, options: Op
     let gzip = table.flag("gzip").unwrap_or(true);
     table.finish();
     let endpoint = endpoint.unwrap_or_else(|| Some(Endpoint::of_region(region.unwrap_or_default())))?;
-    // Segment's own ceiling for a workspace; another receiver sets its own.
-    let ceiling = (!endpoint.is_custom()).then_some(inflection_segment::limits::EVENTS_PER_SECOND);
     Some(Connection {
         id: id?,
         write_key: write_key?,
@@ -363,7 +370,7 @@ fn connection(table: Table<'_, '_>, ids: &mut HashSet<ConnectionId>, options: Op
         naming,
         uniqueness,
         calls,
-        events_per_second: per_second.or(ceiling),
+        events_per_second: per_second,
         email,
         gzip,
     })

@@ -53,10 +53,10 @@ fn a_whole_file_is_read() {
     assert_eq!(acme.policy.machine_opens, MachinePolicy::Drop);
     let [prod, test] = &acme.connections[..] else { panic!("two connections") };
     assert_eq!((prod.naming, prod.uniqueness, prod.email), (Naming::Both, Uniqueness::FirstOnly, EmailPolicy::Sha256));
-    assert_eq!(prod.events_per_second, Some(5));
+    assert_eq!(prod.rate(), Some(5));
     assert_eq!(prod.calls.as_ref().unwrap().len(), 3);
     assert!(!prod.gzip && test.gzip);
-    assert_eq!(test.events_per_second, None, "another receiver sets its own ceiling");
+    assert_eq!(test.rate(), None, "another receiver sets its own ceiling");
     assert_eq!(format!("{:?}", prod.endpoint), "https://events.eu1.segmentapis.com/v1/batch");
     let keys = IngestKeys::of(&config.workspaces);
     assert_eq!(keys.find("new").map(WorkspaceId::as_str), Some("acme"));

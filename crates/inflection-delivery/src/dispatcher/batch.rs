@@ -1,0 +1,146 @@
+//! A batch: items that are sent together, halved in order when they are refused, until each has come to an end.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::lane::Part;
+use super::{Action, BatchId, Fate, Finished, Item, LaneId};
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BatchState {
+    /// Its front is to be sent.
+    Ready,
+    /// Its front is under way.
+    InFlight,
+    /// Its front is to be sent at this moment.
+    Waiting(Duration),
+    /// Its front is one item that is to be buried.
+    Burying,
+    /// The shell is burying it.
+    Grave,
+}
+
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) state: BatchState,
+    lanes: Vec<LaneId>,
+    items: VecDeque<Item>,
+    /// How many items each coming request has; the first is the front.
+    requests: VecDeque<usize>,
+    /// Attempts of the front request.
+    attempts: u32,
+    status: u16,
+}
+
+impl Batch {
+    pub(super) fn new(parts: Vec<Part>) -> Self {
+        let lanes = parts.iter().map(|(lane, _)| *lane).collect();
+        let items: VecDeque<Item> = parts.into_iter().flat_map(|(_, items)| items).collect();
+        let requests = VecDeque::from([items.len()]);
+        Self { state: BatchState::Ready, lanes, items, requests, attempts: 0, status: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(super) fn lanes(self) -> Vec<LaneId> {
+        self.lanes
+    }
+
+    fn front(&self) -> usize {
+        self.requests.front().copied().unwrap_or(0)
+    }
+
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        match self.state {
+            BatchState::Ready => true,
+            BatchState::Waiting(at) => at <= now,
+            BatchState::InFlight | BatchState::Burying | BatchState::Grave => false,
+        }
+    }
+
+    pub(super) fn due_len(&self) -> usize {
+        self.front()
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        match self.state {
+            BatchState::Waiting(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Begins an attempt of the front request.
+    pub(super) fn start(&mut self) -> (Vec<Item>, u32) {
+        self.state = BatchState::InFlight;
+        let attempts = self.attempts;
+        self.attempts += 1;
+        (self.items.iter().take(self.front()).cloned().collect(), attempts)
+    }
+
+    /// The front request was taken.
+    pub(super) fn accept(&mut self) -> Vec<Finished> {
+        let count = self.requests.pop_front().unwrap_or(0);
+        self.next();
+        self.items.drain(..count.min(self.items.len())).map(|item| Finished { item, fate: Fate::Accepted }).collect()
+    }
+
+    fn next(&mut self) {
+        self.attempts = 0;
+        self.state = BatchState::Ready;
+    }
+
+    /// The front request was refused: it is halved, or its one item is the culprit.
+    pub(super) fn refuse(&mut self, status: u16) {
+        self.status = status;
+        let count = self.front();
+        if count <= 1 {
+            self.state = BatchState::Burying;
+            return;
+        }
+        self.requests.pop_front();
+        self.requests.push_front(count - count / 2);
+        self.requests.push_front(count / 2);
+        self.next();
+    }
+
+    /// The front request is kept as it is until the connection goes on.
+    pub(super) fn hold(&mut self) {
+        self.state = BatchState::Ready;
+    }
+
+    /// The front request is tried again after a wait between the shortest and a limit that doubles with each attempt
+    /// ("full jitter"): workers that failed together do not come back together.
+    pub(super) fn back_off(&mut self, (shortest, longest): (Duration, Duration), chance: f64, now: Duration) -> Duration {
+        let doubled = shortest.saturating_mul(1 << self.attempts.min(16)).min(longest);
+        let wait = shortest + doubled.saturating_sub(shortest).mul_f64(chance.clamp(0.0, 1.0));
+        self.state = BatchState::Waiting(now + wait);
+        wait
+    }
+
+    /// The item to be buried, once.
+    pub(super) fn bury(&mut self) -> Option<impl FnOnce(BatchId) -> Action + use<>> {
+        if self.state != BatchState::Burying {
+            return None;
+        }
+        self.state = BatchState::Grave;
+        let (item, attempts, status) = (self.items.front()?.clone(), self.attempts, self.status);
+        Some(move |batch| Action::Bury { batch, item, attempts, status })
+    }
+
+    pub(super) fn buried(&mut self) -> Option<Finished> {
+        self.requests.pop_front();
+        self.next();
+        self.items.pop_front().map(|item| Finished { item, fate: Fate::Dead })
+    }
+
+    pub(super) fn bury_again(&mut self) {
+        self.state = BatchState::Burying;
+    }
+}

@@ -1,0 +1,32 @@
+//! What delivery counts.
+
+use inflection_telemetry::{CounterFamily, GaugeFamily, Histogram, Registry};
+
+/// Metrics of the delivery stage.
+#[derive(Debug, Clone)]
+pub struct DeliveryMetrics {
+    pub(crate) accepted: CounterFamily,
+    pub(crate) dead: CounterFamily,
+    pub(crate) filtered: CounterFamily,
+    pub(crate) requests: CounterFamily,
+    pub(crate) pending: GaugeFamily,
+    pub(crate) request_seconds: Histogram,
+    pub(crate) fact_to_segment_seconds: Histogram,
+}
+
+impl DeliveryMetrics {
+    /// Registers the metrics.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            accepted: registry.counters("inflection_delivery_calls_accepted", "Calls answered 2xx, by connection"),
+            dead: registry.counters("inflection_delivery_calls_dead", "Calls put into the dead letters, by reason"),
+            filtered: registry.counters("inflection_delivery_calls_filtered", "Calls a connection leaves out"),
+            requests: registry.counters("inflection_delivery_requests", "Requests to Segment, by outcome"),
+            pending: registry.gauges("inflection_delivery_calls_pending", "Calls in hand, by connection"),
+            request_seconds: registry.seconds("inflection_delivery_request_seconds", "Time of a request to Segment"),
+            fact_to_segment_seconds: registry
+                .seconds("inflection_delivery_fact_to_segment_seconds", "From the receipt of a fact to Segment's 2xx"),
+        }
+    }
+}

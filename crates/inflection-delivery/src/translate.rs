@@ -1,0 +1,205 @@
+//! From a decision to rendered items, under a connection's settings. Pure.
+
+use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
+use inflection_domain::{Body, Call, CallKind, InstallationId, MessageId};
+use inflection_segment::json::Object;
+use inflection_segment::{Call as SegmentCall, Invalid, Kind};
+use inflection_wire::Decided;
+use ring::digest::{SHA256, digest};
+
+/// The version that Segment and the customer see.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// One call of a decision on one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Translation {
+    /// Appended to the buffer, to be sent.
+    Rendered(Rendered),
+    /// The connection's settings leave it out.
+    Filtered,
+    /// Segment would drop it; it goes to the dead letters.
+    Invalid(Invalid),
+}
+
+/// Where in the buffer a call lies: the sender's event id, and then the item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rendered {
+    /// Where the event id begins.
+    pub start: usize,
+    /// Where the item begins.
+    pub item: usize,
+    /// Where it ends.
+    pub end: usize,
+}
+
+/// Renders one call into `out`. The bytes depend on nothing but the arguments: a retry, replay or restart gives the same.
+pub fn translate(
+    installation: &InstallationId,
+    connection: &Connection,
+    decided: &Decided,
+    body: &Body,
+    call: &Call,
+    out: &mut Vec<u8>,
+) -> Translation {
+    if !wants(connection, call) {
+        return Translation::Filtered;
+    }
+    let message_id = MessageId::new(installation, &decided.workspace, &connection.id, call.key).to_string();
+    let timestamp = decided.occurred_at.to_rfc3339();
+    let email = email(connection.email, body);
+    let anonymous = decided.user.is_none() || call.links;
+    let segment = SegmentCall {
+        kind: kind(connection.naming, body, call),
+        message_id: &message_id,
+        timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(), // ASCII by construction
+        user_id: decided.user.as_ref().map(|user| user.as_str()),
+        anonymous_id: anonymous.then(|| body.person.as_str()),
+    };
+    let start = out.len();
+    out.extend_from_slice(body.event_id.as_str().as_bytes());
+    let item = out.len();
+    let trait_email = email.as_deref().filter(|_| sends_trait(connection.email, body));
+    let rendered = segment.render(
+        out,
+        |context| write_context(context, trait_email),
+        |object| match call.kind {
+            CallKind::Identify => write_traits(object, trait_email, body),
+            CallKind::Group => object.members(&body.traits),
+            CallKind::Page => write_page(object, body),
+            _ => write_track(object, connection.naming, email.as_deref(), body, call),
+        },
+    );
+    match rendered {
+        Ok(()) => Translation::Rendered(Rendered { start, item, end: out.len() }),
+        Err(invalid) => {
+            out.truncate(start);
+            Translation::Invalid(invalid)
+        }
+    }
+}
+
+fn wants(connection: &Connection, call: &Call) -> bool {
+    let listed = connection.calls.as_ref().is_none_or(|calls| calls.contains(&call.kind));
+    let repeat = matches!(call.kind, CallKind::EmailOpened | CallKind::LinkClicked) && call.unique != Some(true);
+    listed
+        && match connection.uniqueness {
+            Uniqueness::Events => true,
+            Uniqueness::Flags => !call.kind.is_derived(),
+            Uniqueness::FirstOnly => !call.kind.is_derived() && !repeat,
+        }
+}
+
+fn kind<'a>(naming: Naming, body: &'a Body, call: &Call) -> Kind<'a> {
+    match call.kind {
+        CallKind::Identify => Kind::Identify,
+        CallKind::Page => Kind::Page { name: body.name.as_deref() },
+        CallKind::Group => Kind::Group { group_id: body.group_id.as_deref().unwrap_or_default() },
+        kind => Kind::Track { event: event_name(naming, kind) },
+    }
+}
+
+/// The event's name. Segment's email specification has other names for three of ours, and none for the derived ones.
+fn event_name(naming: Naming, kind: CallKind) -> &'static str {
+    match (naming, kind) {
+        (Naming::SegmentSpec, CallKind::LinkClicked) => "Email Link Clicked",
+        (Naming::SegmentSpec, CallKind::EmailReportedAsSpam) => "Email Marked as Spam",
+        (Naming::SegmentSpec, CallKind::EmailUnsubscribed) => "Unsubscribed",
+        (_, kind) => kind.event_name().unwrap_or_default(),
+    }
+}
+
+/// The address as this connection passes it on.
+fn email(policy: EmailPolicy, body: &Body) -> Option<String> {
+    let address = body.email.as_ref()?;
+    match policy {
+        EmailPolicy::Plain => Some(address.as_str().to_owned()),
+        EmailPolicy::Sha256 => {
+            let hash = digest(&SHA256, address.lookup_key().as_bytes());
+            Some(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        }
+        EmailPolicy::Omit => None,
+    }
+}
+
+/// Only a plain address of one person is an identifying trait: a role's mailbox would glue its readers together.
+fn sends_trait(policy: EmailPolicy, body: &Body) -> bool {
+    policy == EmailPolicy::Plain && body.email.as_ref().is_some_and(|address| !address.is_role())
+}
+
+fn write_context(context: &mut Object<'_>, trait_email: Option<&str>) {
+    context.object("integration", |integration| {
+        integration.text("name", "Inflection");
+        integration.text("version", VERSION);
+    });
+    context.object("library", |library| {
+        library.text("name", "inflection-source");
+        library.text("version", VERSION);
+    });
+    if let Some(email) = trait_email {
+        context.object("traits", |traits| traits.text("email", email));
+    }
+}
+
+fn write_traits(object: &mut Object<'_>, trait_email: Option<&str>, body: &Body) {
+    // The sender's own word on the address wins over the one its mail went to.
+    if !body.traits.contains("\"email\"") {
+        object.text_if("email", trait_email);
+    }
+    object.members(&body.traits);
+}
+
+fn write_page(object: &mut Object<'_>, body: &Body) {
+    // A sender's properties may name what is also a field; the field wins and is written once.
+    let own = |name: &str| body.properties.contains(&format!("\"{name}\""));
+    for (name, value) in [("url", &body.url), ("title", &body.title), ("referrer", &body.referrer)] {
+        if !own(name) {
+            object.text_if(name, value.as_deref());
+        }
+    }
+    object.members(&body.properties);
+}
+
+fn write_track(object: &mut Object<'_>, naming: Naming, email: Option<&str>, body: &Body, call: &Call) {
+    let opens = matches!(call.kind, CallKind::EmailOpened | CallKind::EmailUniqueOpens);
+    let clicks = matches!(
+        call.kind,
+        CallKind::LinkClicked | CallKind::UniqueLinkClick | CallKind::UniqueLinkClickPerUniqueOpen
+    );
+    let raw = matches!(call.kind, CallKind::EmailOpened | CallKind::LinkClicked);
+    object.text("event", event_name(naming, call.kind));
+    object.text_if("userId", email);
+    object.text_if("email_id", body.email_id.as_deref());
+    object.text_if("campaign_id", body.campaign_id.as_deref());
+    object.text_if("campaign_run_id", body.campaign_run_id.as_deref());
+    object.text_if("campaign_name", body.campaign_name.as_deref());
+    object.text_if("email_subject", body.email_subject.as_deref());
+    if clicks {
+        let link = call.link_url.as_deref().or(body.email_link_url.as_deref());
+        object.text_if("email_link_url", link.filter(|_| naming != Naming::SegmentSpec));
+        object.text_if("link_url", link.filter(|_| naming != Naming::Inflection));
+        // An open that completes the event says nothing of the link; the id would be another link's.
+        object.text_if("link_id", body.link_id.as_deref().filter(|_| call.link_url.is_none()));
+        object.text_if("link_kind", body.link_kind.name());
+    }
+    if let Some(unique) = call.unique {
+        object.bool(if opens { "is_unique_open" } else { "is_unique_click" }, unique);
+    }
+    if raw {
+        object.bool("is_machine", body.is_machine);
+        object.text_if("machine_reason", body.machine_reason.as_deref());
+    }
+    object.text_if("open_source", call.open_source.map(inflection_domain::OpenSource::name));
+    if call.kind == CallKind::EmailBounced {
+        object.text_if("bounce_class", body.bounce_class.map(inflection_domain::BounceClass::name));
+        object.text_if("bounce_reason", body.bounce_reason.as_deref());
+    }
+    if call.kind == CallKind::EmailUnsubscribed {
+        object.text_if("unsubscribe_scope", body.unsubscribe_scope.as_deref());
+    }
+    object.text_if("provider", body.provider.as_deref());
+    object.text_if("provider_message_id", body.provider_message_id.as_deref());
+    object.members(&body.properties);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Golden items, and the settings of a connection.
+
+use std::collections::HashSet;
+
+use inflection_control::{Config, Options};
+use inflection_domain::{CallKey, EmailAddress, EventId, LinkKind, OUR_PROPERTIES, OpenSource, PersonId, Timestamp, UserId, WorkspaceId};
+use serde_json::Value;
+
+use super::*;
+
+fn connection(settings: &str) -> Connection {
+    let text = format!("[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\nid = \"prod\"\nwrite_key = {{ value = \"k\" }}\n{settings}");
+    Config::parse(&text, Options::default()).unwrap().workspaces.remove(0).connections.remove(0)
+}
+
+fn body() -> Body {
+    let text = |text: &str| Some(Box::from(text));
+    Body {
+        event_id: EventId::new("e1").unwrap(),
+        person: PersonId::new("per_1").unwrap(),
+        email: Some(EmailAddress::new("Ann@example.com").unwrap()),
+        email_id: text("mail"),
+        campaign_id: text("camp"),
+        campaign_run_id: text("run"),
+        campaign_name: text("Spring"),
+        email_subject: text("Hi"),
+        email_link_url: None,
+        link_id: None,
+        link_kind: LinkKind::Content,
+        is_machine: false,
+        machine_reason: None,
+        bounce_class: None,
+        bounce_reason: None,
+        unsubscribe_scope: None,
+        provider: None,
+        provider_message_id: None,
+        group_id: None,
+        name: None,
+        url: None,
+        title: None,
+        referrer: None,
+        properties: "\"plan\":\"pro\"".into(),
+        traits: "".into(),
+    }
+}
+
+fn render(connection: &Connection, user: Option<&str>, body: &Body, call: &Call) -> (Translation, Vec<u8>) {
+    let decided = Decided {
+        workspace: WorkspaceId::new("acme").unwrap(),
+        occurred_at: Timestamp::parse("2026-11-23T10:00:00.123Z").unwrap(),
+        user: user.map(|user| UserId::new(user).unwrap()),
+        calls: vec![],
+        body: bytes::Bytes::new(),
+    };
+    let mut out = b"before".to_vec();
+    let installation = InstallationId::new("inst-1").unwrap();
+    let translation = translate(&installation, connection, &decided, body, call, &mut out);
+    (translation, out)
+}
+
+fn item(connection: &Connection, user: Option<&str>, body: &Body, call: &Call) -> Value {
+    let (Translation::Rendered(at), out) = render(connection, user, body, call) else { panic!("rendered") };
+    assert_eq!(&out[at.start..at.item], b"e1");
+    assert_eq!(at.end, out.len());
+    serde_json::from_slice(&out[at.item..at.end]).unwrap()
+}
+
+fn call(kind: CallKind) -> Call {
+    Call::plain(kind, CallKey::from_bytes([1; 16]))
+}
+
+#[test]
+fn an_open_is_rendered_literally() {
+    let open = Call { unique: Some(true), ..call(CallKind::EmailOpened) };
+    let (Translation::Rendered(at), out) = render(&connection(""), None, &body(), &open) else { panic!("rendered") };
+    let expected = format!(
+        concat!(
+            r#"{{"type":"track","event":"Email Opened","messageId":"infl_ea95b7cb42eeeeb3559203626a7a3366","timestamp":"2026-11-23T10:00:00.123Z","#,
+            r#""anonymousId":"per_1","context":{{"integration":{{"name":"Inflection","version":"{}"}},"#,
+            r#""library":{{"name":"inflection-source","version":"{}"}},"traits":{{"email":"Ann@example.com"}}}},"#,
+            r#""properties":{{"event":"Email Opened","userId":"Ann@example.com","email_id":"mail","campaign_id":"camp","#,
+            r#""campaign_run_id":"run","campaign_name":"Spring","email_subject":"Hi","is_unique_open":true,"#,
+            r#""is_machine":false,"plan":"pro"}}}}"#
+        ),
+        VERSION, VERSION
+    );
+    assert_eq!(std::str::from_utf8(&out[at.item..]).unwrap(), expected);
+}
+
+#[test]
+fn who_it_is_about() {
+    let linked = Call { links: true, ..call(CallKind::Identify) };
+    let both = item(&connection(""), Some("u"), &body(), &linked);
+    assert_eq!((&both["userId"], &both["anonymousId"]), (&"u".into(), &"per_1".into()));
+    assert_eq!(both["traits"]["email"], "Ann@example.com");
+    let known = item(&connection(""), Some("u"), &body(), &call(CallKind::EmailDelivered));
+    assert_eq!((&known["userId"], known.get("anonymousId")), (&"u".into(), None));
+    let own = Body { traits: "\"email\":\"b@example.com\"".into(), ..body() };
+    assert_eq!(item(&connection(""), Some("u"), &own, &linked)["traits"]["email"], "b@example.com");
+}
+
+#[test]
+fn the_address_is_passed_on_as_the_connection_says() {
+    let delivered = call(CallKind::EmailDelivered);
+    let hashed = item(&connection("email = \"sha256\""), None, &body(), &delivered);
+    // `printf ann@example.com | sha256sum`
+    assert_eq!(hashed["properties"]["userId"], "71d4f55f72fa128dfb468a1a3901507c804b74316488744d769d7f4b16696476");
+    assert_eq!(hashed["context"].get("traits"), None);
+    let omitted = item(&connection("email = \"omit\""), None, &body(), &delivered).to_string();
+    assert!(!omitted.contains("example.com"));
+    let role = Body { email: Some(EmailAddress::new("info@example.com").unwrap()), ..body() };
+    let role = item(&connection(""), None, &role, &delivered);
+    assert_eq!((&role["properties"]["userId"], role["context"].get("traits")), (&"info@example.com".into(), None));
+}
+
+#[test]
+fn names_follow_the_connection() {
+    let click = Body { email_link_url: Some("https://example.com".into()), ..body() };
+    let clicked = Call { unique: Some(false), ..call(CallKind::LinkClicked) };
+    let names = |naming: &str| {
+        let item = item(&connection(&format!("naming = \"{naming}\"")), None, &click, &clicked);
+        let has = |name: &str| item["properties"].get(name).is_some();
+        (item["event"].as_str().unwrap().to_owned(), has("email_link_url"), has("link_url"))
+    };
+    assert_eq!(names("inflection"), ("Link Clicked".into(), true, false));
+    assert_eq!(names("segment-spec"), ("Email Link Clicked".into(), false, true));
+    assert_eq!(names("both"), ("Link Clicked".into(), true, true));
+}
+
+#[test]
+fn uniqueness_and_lists_filter() {
+    let first = Call { unique: Some(true), ..call(CallKind::EmailOpened) };
+    let repeat = Call { unique: Some(false), ..call(CallKind::EmailOpened) };
+    let derived = call(CallKind::EmailUniqueOpens);
+    let sent = |settings: &str| {
+        let sent = |call: &Call| render(&connection(settings), None, &body(), call).0 != Translation::Filtered;
+        [sent(&first), sent(&repeat), sent(&derived), sent(&call(CallKind::EmailDelivered))]
+    };
+    assert_eq!(sent(""), [true; 4]);
+    assert_eq!(sent("uniqueness = \"flags\""), [true, true, false, true]);
+    assert_eq!(sent("uniqueness = \"first-only\""), [true, false, false, true]);
+    assert_eq!(sent("events = [\"Email Opened\"]"), [true, true, false, false]);
+}
+
+#[test]
+fn what_segment_would_drop_dies_here() {
+    let nobody = Body { group_id: None, ..body() };
+    let (translation, out) = render(&connection(""), None, &nobody, &call(CallKind::Group));
+    assert_eq!((translation, &out[..]), (Translation::Invalid(Invalid::GroupId), &b"before"[..]));
+}
+
+/// A sender's property may not have a name that we write: the list that ingest refuses by must be complete.
+#[test]
+fn every_property_we_write_is_reserved() {
+    let everything = Body {
+        email_link_url: Some("l".into()),
+        link_id: Some("l".into()),
+        link_kind: LinkKind::Unsubscribe,
+        machine_reason: Some("m".into()),
+        bounce_class: Some(inflection_domain::BounceClass::Hard),
+        bounce_reason: Some("b".into()),
+        unsubscribe_scope: Some("s".into()),
+        provider: Some("p".into()),
+        provider_message_id: Some("p".into()),
+        properties: "".into(),
+        ..body()
+    };
+    let mut written = HashSet::new();
+    for kind in CallKind::ALL.into_iter().filter(|kind| kind.event_name().is_some()) {
+        let call = Call { unique: Some(true), open_source: Some(OpenSource::Pixel), ..call(kind) };
+        let item = item(&connection("naming = \"both\""), None, &everything, &call);
+        written.extend(item["properties"].as_object().unwrap().keys().cloned());
+    }
+    let reserved: HashSet<String> = OUR_PROPERTIES.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(written, reserved);
+}

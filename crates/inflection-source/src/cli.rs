@@ -1,0 +1,374 @@
+//! The command line. Every flag has an environment twin, `INFLECTION_<FLAG>`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use inflection_telemetry::LogFormat;
+
+/// Email engagement in, Segment events out: durable before it says 200, in order for each person, unique where it says
+/// unique.
+#[derive(Debug, Parser)]
+#[command(name = "inflection-source", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How log lines look: text or json.
+    #[arg(long, global = true, env = "INFLECTION_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Which log lines are written: error, warn, info, debug, trace, or a list like info,inflection_bus=debug.
+    #[arg(long, global = true, env = "INFLECTION_LOG_LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the whole thing: a campaign through everything into a local stand-in for Segment. Needs nothing.
+    Demo(DemoArgs),
+    /// Runs ingest, identity and delivery in one process on the embedded bus.
+    Standalone(StandaloneArgs),
+    /// Runs the ingest stage on NATS.
+    Ingest(StageArgs),
+    /// Runs the identity stage on NATS.
+    Identity(StageArgs),
+    /// Runs the delivery stage on NATS.
+    Delivery(StageArgs),
+    /// Creates or checks streams and buckets on NATS, and the installation's identity. Safe to repeat.
+    Provision(ProvisionArgs),
+    /// Runs a local stand-in for Segment's Tracking API, with faults on demand and a page that shows what arrived.
+    Sandbox(SandboxArgs),
+    /// Shows, replays or drops calls that Segment refused.
+    DeadLetters(DeadLettersArgs),
+    /// Shows the connections of a running install.
+    Connections(ConnectionsArgs),
+    /// Balances the books: events in, calls out. Exit code 1 when they do not balance at rest.
+    Ledger(LedgerArgs),
+    /// Measures the whole pipeline: generator, ingest, identity, delivery, sink, in processes of their own.
+    Bench(BenchArgs),
+    /// Works on configuration files.
+    Config(ConfigArgs),
+    /// Asks a URL and exits 0 when it answers 200; for images without a shell.
+    Healthcheck(HealthcheckArgs),
+}
+
+/// What `demo` is told.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// End after the summary; exit code 0 only if the ledger balances.
+    #[arg(long)]
+    pub(crate) exit: bool,
+    /// How many people the campaign is mailed to.
+    #[arg(long, env = "INFLECTION_PROSPECTS", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub(crate) prospects: u32,
+}
+
+/// Where a process listens.
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Public listener of the ingest stage.
+    #[arg(long, env = "INFLECTION_LISTEN", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Probes, metrics and the admin API.
+    #[arg(long, env = "INFLECTION_ADMIN_LISTEN", default_value = "127.0.0.1:9090")]
+    pub(crate) admin_listen: SocketAddr,
+    /// Key of the admin API; needed when it does not listen on loopback.
+    #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
+    pub(crate) admin_key: Option<String>,
+}
+
+/// Workspaces and connections: a file, flags, or both (then flags win).
+#[derive(Debug, Args, Default)]
+pub(crate) struct ConfigFileArgs {
+    /// Configuration file (TOML).
+    #[arg(long, env = "INFLECTION_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Lets endpoints be plain http on loopback. For tests.
+    #[arg(long, env = "INFLECTION_ALLOW_INSECURE_ENDPOINT", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
+    pub(crate) allow_insecure_endpoint: bool,
+}
+
+/// How delivery sends.
+#[derive(Debug, Args)]
+pub(crate) struct SendingArgs {
+    /// How long a call waits for company while another request is under way, in milliseconds.
+    #[arg(long, env = "INFLECTION_LINGER_MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub(crate) linger_ms: u64,
+    /// Requests to Segment under way at once, per connection and process. Raise it when Segment's latency is the limit.
+    #[arg(long, env = "INFLECTION_IN_FLIGHT_MAX", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) in_flight_max: u16,
+}
+
+/// What `standalone` is told.
+#[derive(Debug, Args)]
+pub(crate) struct StandaloneArgs {
+    /// Directory of the embedded bus; made when it does not exist.
+    #[arg(long, env = "INFLECTION_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// Ingest key of the workspace `default`.
+    #[arg(long, env = "INFLECTION_INGEST_KEY", hide_env_values = true)]
+    pub(crate) ingest_key: Option<String>,
+    /// Segment write key of the connection `default`.
+    #[arg(long, env = "INFLECTION_WRITE_KEY", hide_env_values = true)]
+    pub(crate) write_key: Option<String>,
+    /// Segment region of the connection `default`: us or eu.
+    #[arg(long, env = "INFLECTION_REGION")]
+    pub(crate) region: Option<String>,
+    /// Replaces the region's host, on every connection.
+    #[arg(long, env = "INFLECTION_SEGMENT_ENDPOINT")]
+    pub(crate) segment_endpoint: Option<String>,
+    #[command(flatten)]
+    pub(crate) file: ConfigFileArgs,
+    #[command(flatten)]
+    pub(crate) sending: SendingArgs,
+    /// Partitions of a new install; an existing one keeps its own.
+    #[arg(long, env = "INFLECTION_PARTITIONS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) partitions: u16,
+}
+
+/// How to reach NATS.
+#[derive(Debug, Args, Default)]
+pub(crate) struct NatsArgs {
+    /// NATS servers, nats:// or tls://, repeated or separated by commas.
+    #[arg(long, env = "INFLECTION_NATS_URL", value_delimiter = ',')]
+    pub(crate) nats_url: Vec<String>,
+    /// NATS credentials file.
+    #[arg(long, env = "INFLECTION_NATS_CREDS")]
+    pub(crate) nats_creds: Option<PathBuf>,
+    /// Monitoring address of a NATS server (http://host:8222): only there can be seen whether it syncs every write.
+    #[arg(long, env = "INFLECTION_NATS_MONITOR_URL")]
+    pub(crate) nats_monitor_url: Option<String>,
+    /// Uses a bus below the durability policy (one replica, background sync), and says so loudly.
+    #[arg(long, env = "INFLECTION_ALLOW_DEGRADED", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
+    pub(crate) allow_degraded: bool,
+}
+
+/// What a stage is told.
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs {
+    #[command(flatten)]
+    pub(crate) nats: NatsArgs,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    #[command(flatten)]
+    pub(crate) file: ConfigFileArgs,
+    #[command(flatten)]
+    pub(crate) sending: SendingArgs,
+}
+
+/// What `provision` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ProvisionArgs {
+    #[command(flatten)]
+    pub(crate) nats: NatsArgs,
+    #[command(flatten)]
+    pub(crate) file: ConfigFileArgs,
+    /// Copies of every stream and bucket.
+    #[arg(long, env = "INFLECTION_REPLICAS", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub(crate) replicas: u8,
+    /// Partitions of a new install (64 on a cluster, 16 on one server, unless set); an existing one keeps its own.
+    #[arg(long, env = "INFLECTION_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) partitions: Option<u16>,
+    /// Most bytes of events that wait for identity.
+    #[arg(long, env = "INFLECTION_EVENTS_BYTES_MAX", default_value_t = 2 << 30, value_parser = clap::value_parser!(i64).range(1_048_576..))]
+    pub(crate) events_bytes_max: i64,
+    /// Most bytes of decisions that are kept.
+    #[arg(long, env = "INFLECTION_DECISIONS_BYTES_MAX", default_value_t = 8 << 30, value_parser = clap::value_parser!(i64).range(1_048_576..))]
+    pub(crate) decisions_bytes_max: i64,
+}
+
+/// What `sandbox` is told.
+#[derive(Debug, Args)]
+pub(crate) struct SandboxArgs {
+    /// Where it listens.
+    #[arg(long, env = "INFLECTION_LISTEN", default_value = "127.0.0.1:8090")]
+    pub(crate) listen: SocketAddr,
+    /// Answers 401 to unknown keys and 400 where Segment would drop silently.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Write keys it knows; repeat for more. Without any, it takes every key (not with --strict).
+    #[arg(long, env = "INFLECTION_WRITE_KEY", hide_env_values = true)]
+    pub(crate) write_key: Vec<String>,
+    /// Faults to begin with, as JSON: {"rules":[{"fault":{"kind":"status","code":429,"retry_after":"2"},"times":3}]}.
+    #[arg(long)]
+    pub(crate) faults: Option<String>,
+    /// Newest calls kept whole for the views; 0 for load tests.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) calls_max: usize,
+}
+
+/// How to look into an install: its admin listener, or the bus itself.
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    /// Admin listener of a running install.
+    #[arg(long, env = "INFLECTION_ADMIN_URL", default_value = "http://127.0.0.1:9090")]
+    pub(crate) admin_url: String,
+    /// Key of the admin API.
+    #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
+    pub(crate) admin_key: Option<String>,
+    /// Reads the bus itself, on NATS: covers all processes.
+    #[arg(long, env = "INFLECTION_NATS_URL", value_delimiter = ',')]
+    pub(crate) nats_url: Vec<String>,
+    /// NATS credentials file.
+    #[arg(long, env = "INFLECTION_NATS_CREDS")]
+    pub(crate) nats_creds: Option<PathBuf>,
+    /// Reads the data directory of a stopped standalone install.
+    #[arg(long, env = "INFLECTION_DATA_DIR", conflicts_with = "nats_url")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `ledger` is told.
+#[derive(Debug, Args)]
+pub(crate) struct LedgerArgs {
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// What `dead-letters` is told.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    #[command(subcommand)]
+    pub(crate) action: DeadLettersAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersAction {
+    /// Lists the calls that were refused and neither replayed nor dropped.
+    List(LetterFilterArgs),
+    /// Shows one, by its messageId, with the item as it would be sent. Addresses are masked.
+    Show(LetterArgs),
+    /// Sends again, under the same messageIds: the ones named, or all that match.
+    Replay(LettersArgs),
+    /// Takes out for good, without sending: the ones named, or all that match.
+    Drop(LettersArgs),
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub(crate) struct LetterFilterArgs {
+    /// Only this workspace.
+    #[arg(long)]
+    pub(crate) workspace: Option<String>,
+    /// Only this connection.
+    #[arg(long)]
+    pub(crate) connection: Option<String>,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// One dead letter.
+#[derive(Debug, Args)]
+pub(crate) struct LetterArgs {
+    /// Its messageId.
+    pub(crate) message_id: String,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// Dead letters by name, or all that match.
+#[derive(Debug, Args)]
+pub(crate) struct LettersArgs {
+    /// Their messageIds.
+    #[arg(required_unless_present = "all")]
+    pub(crate) message_ids: Vec<String>,
+    /// All that match the filter.
+    #[arg(long, conflicts_with = "message_ids")]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) filter: LetterFilterArgs,
+}
+
+/// What `connections` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionsArgs {
+    #[command(subcommand)]
+    pub(crate) action: ConnectionsAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnectionsAction {
+    /// Lists the connections with their state. Write keys are shown as their last four characters.
+    List(ConnectionsListArgs),
+}
+
+/// How to list connections.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionsListArgs {
+    /// Admin listener of a running install.
+    #[arg(long, env = "INFLECTION_ADMIN_URL", default_value = "http://127.0.0.1:9090")]
+    pub(crate) admin_url: String,
+    /// Key of the admin API.
+    #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
+    pub(crate) admin_key: Option<String>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `config` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) action: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Reads and checks a whole configuration file and reports every mistake at once; exit code 64 if there is any.
+    Check(ConfigFileArgs),
+}
+
+/// What `healthcheck` is told.
+#[derive(Debug, Args)]
+pub(crate) struct HealthcheckArgs {
+    /// What to ask, like http://127.0.0.1:9090/readyz.
+    #[arg(long)]
+    pub(crate) url: String,
+}
+
+/// Which bus `bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchBus {
+    /// `standalone`, every append synced.
+    Embedded,
+    /// Three stages on a nats-server of its own, every write synced.
+    NatsAlways,
+    /// Three stages on a nats-server of its own, its default background sync.
+    NatsDefault,
+}
+
+/// What `bench` is told.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Which bus.
+    #[arg(long, value_enum, default_value = "embedded")]
+    pub(crate) bus: BenchBus,
+    /// Events to send.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) events: u64,
+    /// Events of one request.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) batch: u64,
+    /// Requests under way at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) concurrency: u64,
+    /// Events a second; 0 is as fast as it goes.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) rate: u64,
+    /// Partitions of the install.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) partitions: u16,
+    /// How long a call waits for company, in milliseconds.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) linger_ms: u64,
+    /// A nats-server (2.14 or newer) for the NATS buses.
+    #[arg(long, env = "NATS_SERVER", default_value = "nats-server")]
+    pub(crate) nats_server: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

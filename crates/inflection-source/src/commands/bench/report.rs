@@ -1,0 +1,131 @@
+//! What was measured.
+
+use std::fmt;
+use std::time::Duration;
+
+use inflection_sandbox::Summary;
+use serde::Serialize;
+
+use super::load::Loaded;
+use super::processes::{ProcessUsage, Usage};
+use crate::cli::BenchArgs;
+use crate::ledger::Ledger;
+
+/// Percentiles of a set of times.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(super) struct Percentiles {
+    pub(super) p50: u64,
+    pub(super) p99: u64,
+    pub(super) max: u64,
+}
+
+impl Percentiles {
+    pub(super) fn of(mut times: Vec<u64>) -> Self {
+        times.sort_unstable();
+        let at = |percent: usize| {
+            let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+            times.get(index).copied().unwrap_or(0)
+        };
+        Self { p50: at(50), p99: at(99), max: times.last().copied().unwrap_or(0) }
+    }
+}
+
+/// One run.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    bus: String,
+    events: u64,
+    batch: u64,
+    concurrency: u64,
+    partitions: u16,
+    seconds: f64,
+    /// From the first request to the last call at the sink.
+    events_per_second: f64,
+    /// From the first request to the last 200.
+    ingest_events_per_second: f64,
+    answer_us: Percentiles,
+    /// Only in runs small enough to keep every call.
+    fact_to_segment_ms: Option<Percentiles>,
+    requests_repeated: u64,
+    calls_produced: u64,
+    calls_at_sink: u64,
+    duplicates_at_sink: u64,
+    lost: i64,
+    balanced: bool,
+    processes: Vec<ProcessUsage>,
+    /// CPU of all processes but nats-server, a call's share of an event included, in microseconds an event.
+    cpu_us_per_event: Vec<(&'static str, f64)>,
+}
+
+impl Report {
+    pub(super) fn new(
+        args: &BenchArgs,
+        loaded: &Loaded,
+        ledger: &Ledger,
+        sink: &Summary,
+        took: Duration,
+        fact_to_segment_ms: Option<Percentiles>,
+        usage: Usage,
+    ) -> Self {
+        let rate = |time: Duration| ratio(loaded.accepted, time.as_secs_f64());
+        let produced: u64 = ledger.calls.iter().map(|calls| calls.produced).sum();
+        let per_event = |usage: &ProcessUsage| (usage.name, usage.cpu_seconds * 1e6 / ratio(loaded.accepted, 1.0));
+        Self {
+            bus: format!("{:?}", args.bus),
+            events: loaded.accepted,
+            batch: args.batch,
+            concurrency: args.concurrency,
+            partitions: args.partitions,
+            seconds: took.as_secs_f64(),
+            events_per_second: rate(took),
+            ingest_events_per_second: rate(loaded.time),
+            answer_us: Percentiles::of(loaded.answers_us.clone()),
+            fact_to_segment_ms,
+            requests_repeated: loaded.repeated,
+            calls_produced: produced,
+            calls_at_sink: sink.accepted,
+            duplicates_at_sink: sink.duplicates,
+            lost: produced.cast_signed() - sink.accepted.cast_signed(),
+            balanced: ledger.balanced && ledger.events.folded == loaded.accepted,
+            cpu_us_per_event: usage.0.iter().map(per_event).collect(),
+            processes: usage.0,
+        }
+    }
+
+    /// Whether every call arrived and the books balance.
+    pub(super) fn is_sound(&self) -> bool {
+        self.lost == 0 && self.balanced
+    }
+}
+
+/// Counts are far below 2^52, where a double is exact.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn ratio(count: u64, by: f64) -> f64 {
+    count as f64 / by
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bus, events, batch, concurrency, partitions, .. } = self;
+        writeln!(f, "{bus}: {events} events in requests of {batch}, {concurrency} at once, {partitions} partitions")?;
+        writeln!(f, "  end to end   {:>9.0} events/s  ({:.2} s)", self.events_per_second, self.seconds)?;
+        writeln!(f, "  ingest       {:>9.0} events/s", self.ingest_events_per_second)?;
+        let Percentiles { p50, p99, max } = self.answer_us;
+        writeln!(f, "  the 200      p50 {:.2} ms  p99 {:.2} ms  max {:.2} ms", ms(p50), ms(p99), ms(max))?;
+        if let Some(Percentiles { p50, p99, max }) = self.fact_to_segment_ms {
+            writeln!(f, "  fact to sink p50 {p50} ms  p99 {p99} ms  max {max} ms")?;
+        }
+        for (process, (_, per_event)) in self.processes.iter().zip(&self.cpu_us_per_event) {
+            let ProcessUsage { name, cpu_seconds, peak_mib } = process;
+            writeln!(f, "  {name:<12} {cpu_seconds:>6.2} s CPU  {per_event:>6.2} us/event  {peak_mib:>5.0} MiB peak")?;
+        }
+        let Self { calls_produced, calls_at_sink, duplicates_at_sink, lost, requests_repeated, balanced, .. } = self;
+        writeln!(f, "  calls        {calls_produced} produced, {calls_at_sink} at the sink, {lost} lost, {duplicates_at_sink} repeated")?;
+        let books = if *balanced { "balanced" } else { "NOT BALANCED" };
+        write!(f, "  ledger       {books}; {requests_repeated} requests were answered 429 or 503 and sent again")
+    }
+}
+
+fn ms(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64() * 1000.0
+}

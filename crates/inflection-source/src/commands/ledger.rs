@@ -1,0 +1,33 @@
+//! `ledger`.
+
+use anyhow::Context as _;
+
+use crate::cli::LedgerArgs;
+use crate::commands::{look, say};
+use crate::ledger::{self, Ledger};
+use crate::{End, Failure, install};
+
+pub(crate) async fn run(args: LedgerArgs) -> Result<End, Failure> {
+    let ledger = match look::bus(&args.look).await? {
+        Some(bus) => {
+            let installation = install::load(&bus, &Default::default(), None).await?;
+            let ledger = ledger::read(&bus, installation.partitions).await?;
+            bus.close().await;
+            ledger
+        }
+        None => {
+            let answer = look::admin(&args.look)?.get("/v1/ledger").await?;
+            serde_json::from_value::<Ledger>(answer).context("the answer is no ledger")?
+        }
+    };
+    if args.look.json {
+        say(&serde_json::to_string(&ledger).context("the ledger cannot be written")?);
+    } else {
+        say(&ledger.to_string());
+    }
+    if ledger.balanced {
+        Ok(End::Done)
+    } else {
+        Err(Failure::Failed(anyhow::anyhow!("the ledger does not balance: look at the log of the stages above")))
+    }
+}

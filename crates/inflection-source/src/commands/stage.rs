@@ -1,0 +1,89 @@
+//! `ingest`, `identity` and `delivery`: one stage, on NATS.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use inflection_bus::{Bus, NatsConfig, OpenError};
+use inflection_control::Secret;
+
+use crate::cli::StageArgs;
+use crate::commands::{bind, provision};
+use crate::stages::{Setup, Stages, Wanted};
+use crate::{End, Failure, install, settings};
+
+/// How long a stage waits for a bus that is away when it starts; an orchestrator starts things in any order.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+const CONNECT_WAIT: Duration = Duration::from_millis(500);
+
+/// Which stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Ingest,
+    Identity,
+    Delivery,
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Identity => "identity",
+            Self::Delivery => "delivery",
+        }
+    }
+}
+
+pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
+    let config = settings::file(&args.file)?;
+    if let Some(mistake) = settings::admin_mistake(&args.listen) {
+        return Err(Failure::Usage(mistake));
+    }
+    if config.workspaces.is_empty() {
+        return Err(Failure::Usage("give a --config file with workspaces".to_owned()));
+    }
+    let nats = settings::nats(&args.nats, &config, stage.name())?;
+    let admin_listener = bind("--admin-listen", args.listen.admin_listen).await?;
+    let ingest = match stage {
+        Stage::Ingest => Some(bind("--listen", args.listen.listen).await?),
+        Stage::Identity | Stage::Delivery => None,
+    };
+    let bus = connect(nats).await?;
+    provision::require_durability(&bus, args.nats.allow_degraded).await?;
+    let installation = install::load(&bus, &config.installation, None).await?;
+    tracing::info!(
+        stage = stage.name(),
+        installation = %installation.id,
+        partitions = installation.partitions.get(),
+        admin = %args.listen.admin_listen,
+        "stage is ready"
+    );
+    let setup = Setup {
+        bus,
+        config,
+        installation,
+        admin_listener,
+        admin_key: args.listen.admin_key.as_deref().and_then(Secret::new),
+    };
+    let wanted = Wanted {
+        ingest,
+        identity: stage == Stage::Identity,
+        delivery: (stage == Stage::Delivery).then(|| settings::limits(&args.sending)),
+    };
+    Stages::start(setup, wanted).await?.until_signal().await?;
+    Ok(End::Done)
+}
+
+/// Connects, waiting a while for a server that is not there yet.
+pub(crate) async fn connect(config: NatsConfig) -> anyhow::Result<Bus> {
+    let deadline = tokio::time::Instant::now() + CONNECT_DEADLINE;
+    loop {
+        match Bus::connect_nats(config.clone()).await {
+            Ok(bus) => return Ok(bus),
+            Err(error @ OpenError::Connect { .. }) if tokio::time::Instant::now() < deadline => {
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "waiting for NATS");
+                tokio::time::sleep(CONNECT_WAIT).await;
+            }
+            Err(error) => return Err(error).context("the bus cannot be used"),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! From flags and a file to what the stages are told.
+
+use std::time::Duration;
+
+use inflection_bus::NatsConfig;
+use inflection_control::{Config, Connection, EmailPolicy, Naming, Options, Secret, Uniqueness, Workspace};
+use inflection_delivery::Limits;
+use inflection_domain::{ConnectionId, Policy, WorkspaceId};
+use inflection_segment::{Endpoint, Region};
+
+use crate::Failure;
+use crate::cli::{ConfigFileArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs};
+
+/// Name of the workspace and connection that flags make.
+const DEFAULT_NAME: &str = "default";
+
+/// Reads the configuration file, if one is given.
+pub(crate) fn file(args: &ConfigFileArgs) -> Result<Config, Failure> {
+    let options = Options { allow_insecure_endpoint: args.allow_insecure_endpoint };
+    match &args.config {
+        Some(path) => Config::load(path, options).map_err(|error| Failure::Usage(error.to_string())),
+        None => Ok(Config::default()),
+    }
+}
+
+/// The configuration of `standalone`: the file, and flags that win over it.
+pub(crate) fn standalone(args: &StandaloneArgs) -> Result<Config, Failure> {
+    let mut config = file(&args.file)?;
+    let mut mistakes = Vec::new();
+    if config.workspaces.is_empty() && (args.ingest_key.is_none() || args.write_key.is_none()) {
+        mistakes.push("give --ingest-key and --write-key, or a --config file with workspaces".to_owned());
+    }
+    let region = args.region.as_deref().map(|name| {
+        Region::from_name(name).ok_or_else(|| format!("--region must be us or eu, not {name:?}"))
+    });
+    let region = region.transpose().unwrap_or_else(|mistake| {
+        mistakes.push(mistake);
+        None
+    });
+    let endpoint = args.segment_endpoint.as_deref().map(|text| {
+        Endpoint::parse(text, args.file.allow_insecure_endpoint)
+            .map_err(|error| format!("--segment-endpoint {error}; plain http also needs --allow-insecure-endpoint"))
+    });
+    let endpoint = endpoint.transpose().unwrap_or_else(|mistake| {
+        mistakes.push(mistake);
+        None
+    });
+    if let Err(mistake) = default_workspace(args, region, &mut config) {
+        mistakes.push(mistake);
+    }
+    if let Some(endpoint) = endpoint {
+        let connections = config.workspaces.iter_mut().flat_map(|workspace| &mut workspace.connections);
+        connections.for_each(|connection| connection.endpoint = endpoint.clone());
+    }
+    mistakes.extend(admin_mistake(&args.listen));
+    if args.data_dir.is_none() && config.bus.data_dir.is_none() {
+        mistakes.push("give --data-dir, the directory of the embedded bus".to_owned());
+    }
+    if mistakes.is_empty() { Ok(config) } else { Err(Failure::Usage(mistakes.join("\n"))) }
+}
+
+/// Adds or changes the workspace that flags make.
+fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut Config) -> Result<(), String> {
+    let secret = |flag: &str, text: &Option<String>| match text {
+        Some(text) => Secret::new(text).map(Some).ok_or_else(|| format!("{flag} is empty")),
+        None => Ok(None),
+    };
+    let (ingest_key, write_key) = (secret("--ingest-key", &args.ingest_key)?, secret("--write-key", &args.write_key)?);
+    if ingest_key.is_none() && write_key.is_none() && region.is_none() {
+        return Ok(());
+    }
+    let id = WorkspaceId::new(DEFAULT_NAME).map_err(|error| error.to_string())?;
+    let at = config.workspaces.iter().position(|workspace| workspace.id == id).unwrap_or_else(|| {
+        config.workspaces.push(Workspace {
+            id,
+            ingest_keys: Vec::new(),
+            ingest_events_per_second: None,
+            policy: Policy::default(),
+            connections: Vec::new(),
+            webhooks: Vec::new(),
+        });
+        config.workspaces.len() - 1
+    });
+    let Some(workspace) = config.workspaces.get_mut(at) else { return Ok(()) };
+    if let Some(key) = ingest_key {
+        workspace.ingest_keys = vec![key];
+    }
+    let connection = ConnectionId::new(DEFAULT_NAME).map_err(|error| error.to_string())?;
+    let existing = workspace.connections.iter_mut().find(|known| known.id == connection);
+    match (existing, write_key) {
+        (Some(existing), write_key) => {
+            existing.write_key = write_key.unwrap_or_else(|| existing.write_key.clone());
+            if let Some(region) = region {
+                existing.endpoint = Endpoint::of_region(region);
+            }
+        }
+        (None, Some(write_key)) => workspace.connections.push(Connection {
+            id: connection,
+            write_key,
+            endpoint: Endpoint::of_region(region.unwrap_or_default()),
+            naming: Naming::default(),
+            uniqueness: Uniqueness::default(),
+            calls: None,
+            events_per_second: None,
+            email: EmailPolicy::default(),
+            gzip: true,
+        }),
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+/// The admin API shows and changes everything: off loopback it needs a key.
+pub(crate) fn admin_mistake(listen: &ListenArgs) -> Option<String> {
+    let open = !listen.admin_listen.ip().is_loopback() && listen.admin_key.is_none();
+    open.then(|| "--admin-listen is not loopback: give an --admin-key".to_owned())
+}
+
+/// How to reach NATS: flags, else the file.
+pub(crate) fn nats(args: &NatsArgs, config: &Config, name: &str) -> Result<NatsConfig, Failure> {
+    let urls = if args.nats_url.is_empty() { config.bus.urls.clone() } else { args.nats_url.clone() };
+    if urls.is_empty() {
+        return Err(Failure::Usage("give --nats-url, or bus.urls in the configuration file".to_owned()));
+    }
+    Ok(NatsConfig {
+        urls,
+        creds_file: args.nats_creds.clone().or_else(|| config.bus.creds_file.clone()),
+        ca_file: config.bus.ca_file.clone(),
+        monitor_url: args.nats_monitor_url.clone().or_else(|| config.bus.monitor_url.clone()),
+        name: format!("inflection-source-{name}"),
+    })
+}
+
+pub(crate) fn limits(args: &SendingArgs) -> Limits {
+    Limits {
+        linger: Duration::from_millis(args.linger_ms),
+        in_flight_max: usize::from(args.in_flight_max),
+        ..Limits::default()
+    }
+}

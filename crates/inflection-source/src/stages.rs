@@ -1,0 +1,154 @@
+//! Stages of one process, wired to a bus: how they start, run, and leave in order.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use inflection_bus::Bus;
+use inflection_control::{Config, Secret};
+use inflection_delivery::{DeliveryConfig, DeliveryMetrics, Limits};
+use inflection_identity::{IdentityConfig, IdentityMetrics, Policies};
+use inflection_ingest::{IngestConfig, IngestMetrics};
+use inflection_telemetry::Registry;
+use inflection_wire::Installation;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Admin, Readiness};
+
+/// Which stages a process runs.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Ingest, on this listener.
+    pub(crate) ingest: Option<TcpListener>,
+    pub(crate) identity: bool,
+    /// Delivery, with these bounds.
+    pub(crate) delivery: Option<Limits>,
+}
+
+/// Stages that run.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    pub(crate) bus: Bus,
+    pub(crate) installation: Installation,
+    readiness: Arc<Readiness>,
+    /// In the order of leaving: each stage's stop signal and its end.
+    running: Vec<(&'static str, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    admin: (CancellationToken, JoinHandle<()>),
+    tasks: TaskTracker,
+    /// Cancelled when a stage ends by itself.
+    failed: CancellationToken,
+}
+
+/// What all stages are told.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) bus: Bus,
+    pub(crate) config: Config,
+    pub(crate) installation: Installation,
+    pub(crate) admin_listener: TcpListener,
+    pub(crate) admin_key: Option<Secret>,
+}
+
+impl Stages {
+    /// Starts the stages and the admin listener.
+    pub(crate) async fn start(setup: Setup, wanted: Wanted) -> anyhow::Result<Self> {
+        let Setup { bus, config, installation, admin_listener, admin_key } = setup;
+        let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
+        let mut running = Vec::new();
+        let mut handle = None;
+        let failed = CancellationToken::new();
+        let mut spawn = |name, stop: CancellationToken, stage: BoxedStage| {
+            let failed = failed.clone();
+            let watched = async move {
+                let outcome = stage.await;
+                failed.cancel();
+                outcome
+            };
+            running.push((name, stop, tasks.spawn(watched)));
+        };
+        if let Some(listener) = wanted.ingest {
+            let stop = CancellationToken::new();
+            let config =
+                IngestConfig { listener, workspaces: config.workspaces.clone(), installation: installation.clone() };
+            let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
+            spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
+        }
+        if wanted.identity {
+            let stop = CancellationToken::new();
+            let policies = Policies::of(&config.workspaces);
+            let config = IdentityConfig { partitions: installation.partitions, policies };
+            let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), stop.clone());
+            spawn("identity", stop, Box::pin(async move { stage.await.context("identity") }));
+        }
+        if let Some(limits) = wanted.delivery {
+            let stop = CancellationToken::new();
+            let workspaces = config.workspaces.clone();
+            let config = DeliveryConfig { workspaces, installation: installation.clone(), limits };
+            let metrics = DeliveryMetrics::new(&registry);
+            let (started, stage) = inflection_delivery::start(config, bus.clone(), metrics, stop.clone()).await?;
+            handle = Some(started);
+            spawn("delivery", stop, Box::pin(async move { stage.await.context("delivery") }));
+        }
+        let admin = Admin {
+            bus: bus.clone(),
+            partitions: installation.partitions,
+            delivery: handle,
+            workspaces: config.workspaces,
+            registry,
+            readiness: Arc::clone(&readiness),
+            key: admin_key,
+        };
+        let stop = CancellationToken::new();
+        let serving = tasks.spawn(admin::serve(admin, admin_listener, stop.clone()));
+        readiness.set(true);
+        Ok(Self { bus, installation, readiness, running, admin: (stop, serving), tasks, failed })
+    }
+
+    /// Runs until SIGTERM, SIGINT, or the end of a stage; then leaves in order.
+    pub(crate) async fn until_signal(self) -> anyhow::Result<()> {
+        tokio::select! {
+            signal = signal() => tracing::info!(signal, "stopping"),
+            () = self.failed.cancelled() => tracing::error!("a stage has ended; stopping"),
+        }
+        self.stop().await
+    }
+
+    /// Not ready; then each stage finishes what it has in hand, the ones upstream first.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.readiness.set(false);
+        let mut outcome = Ok(());
+        for (name, stop, ended) in self.running {
+            stop.cancel();
+            let result = ended.await.context("a stage has panicked").flatten();
+            if let Err(error) = &result {
+                tracing::error!(error = format!("{error:#}"), stage = name, "stage ended");
+            }
+            outcome = outcome.and(result);
+        }
+        self.bus.close().await;
+        let (stop, serving) = self.admin;
+        stop.cancel();
+        outcome = outcome.and(serving.await.context("the admin listener has panicked"));
+        self.tasks.close();
+        self.tasks.wait().await;
+        outcome
+    }
+}
+
+type BoxedStage = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+        tracing::error!("signals cannot be watched; stop this process by killing it");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
