@@ -19,7 +19,7 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 const DEMO_WAIT: Duration = Duration::from_secs(90);
 
 /// Every subcommand of the contract.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 13] = [
     "demo",
     "standalone",
     "ingest",
@@ -30,7 +30,6 @@ const COMMANDS: [&str; 14] = [
     "dead-letters",
     "connections",
     "ledger",
-    "explain",
     "bench",
     "config",
     "healthcheck",
@@ -169,13 +168,10 @@ fn operators_look_into_a_running_install() {
     let dead = check(&["dead-letters", "list", "--json", "--admin-url", url], 0);
     let dead: Value = serde_json::from_str(&dead.stdout).expect("--json prints JSON");
     assert_eq!(dead.get("dead_letters").and_then(Value::as_array).map(Vec::len), Some(0), "{dead}");
-    let explained = check(&["explain", &id, "--admin-url", url], 0);
-    let arrived = segment.calls();
-    let opened = arrived.iter().find(|call| call.event() == Some("Email Opened")).expect("the open arrived");
-    assert!(explained.stdout.contains(&opened.message_id), "the call is explained:\n{}", explained.stdout);
+    assert!(segment.calls().iter().any(|call| call.event() == Some("Email Opened")), "the open arrived");
     check(&["healthcheck", "--url", &format!("{url}/readyz")], 0);
     check(&["healthcheck", "--url", "http://127.0.0.1:9/readyz"], 1);
-    for text in [&ledger.output, &connections.output, &explained.output, &install.log_text()] {
+    for text in [&ledger.output, &connections.output, &install.log_text()] {
         assert!(!text.contains(WRITE_KEY) && !text.contains(INGEST_KEY), "a key is shown:\n{text}");
     }
     assert!(!install.log_text().contains("qzcanary7"), "an address is in the log");

@@ -26,7 +26,7 @@ pub struct Bus(Backend);
 
 #[derive(Debug, Clone)]
 enum Backend {
-    Nats(nats::Client),
+    Nats(Box<nats::Client>),
     Embedded(embedded::Store),
 }
 
@@ -64,7 +64,7 @@ impl Bus {
     /// # Errors
     /// [`OpenError`] when no server answers or the server is older than the floor.
     pub async fn connect_nats(config: NatsConfig) -> Result<Self, OpenError> {
-        nats::Client::connect(config).await.map(|client| Self(Backend::Nats(client)))
+        nats::Client::connect(config).await.map(|client| Self(Backend::Nats(Box::new(client))))
     }
 
     /// Creates or checks streams, consumers and buckets on NATS; the embedded store needs none.
@@ -105,14 +105,13 @@ impl Bus {
         }
     }
 
-    /// Reads a log from the message after `after`, for ever: the reader waits at the end for more.
-    ///
-    /// # Errors
-    /// [`ReadError`] when the bus does not answer.
-    pub async fn read(&self, log: &Log, after: Sequence) -> Result<Reader, ReadError> {
+    /// Reads a log from the message after `after`, for ever: the reader waits at the end for more, and for a bus that is
+    /// away.
+    #[must_use]
+    pub fn read(&self, log: &Log, after: Sequence) -> Reader {
         match &self.0 {
-            Backend::Nats(client) => client.read(log, after).await.map(Reader::nats),
-            Backend::Embedded(store) => Ok(Reader::embedded(store.read(log, after))),
+            Backend::Nats(client) => Reader::nats(client.read(log, after)),
+            Backend::Embedded(store) => Reader::embedded(store.read(log, after)),
         }
     }
 

@@ -60,7 +60,7 @@ pub async fn list(
 ) -> Result<Vec<StoredLetter>, DeadLetterError> {
     let log = dead_letter_log(workspace, connection)?;
     let Some(last) = bus.last(&log).await? else { return Ok(Vec::new()) };
-    let mut reader = bus.read(&log, 0).await?;
+    let mut reader = bus.read(&log, 0);
     let (mut letters, mut sequence) = (BTreeMap::new(), 0);
     while sequence < last.sequence {
         for message in reader.next(READ_BYTES).await? {

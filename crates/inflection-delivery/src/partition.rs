@@ -87,18 +87,7 @@ struct Output {
 impl Reading {
     /// Reads until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), PartitionError> {
-        let mut reader = loop {
-            match self.common.bus.read(&self.log, self.after).await {
-                Ok(reader) => break reader,
-                Err(error) => {
-                    tracing::warn!(partition = self.partition, %error, "a partition waits for the bus");
-                    tokio::select! {
-                        () = shutdown.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
-                    }
-                }
-            }
-        };
+        let mut reader = self.common.bus.read(&self.log, self.after);
         loop {
             let messages = tokio::select! {
                 biased;
@@ -116,8 +105,7 @@ impl Reading {
     }
 
     async fn message(&self, Message { sequence, payload }: Message) -> Result<(), PartitionError> {
-        let batch =
-            DecisionBatch::decode(payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
+        let batch = DecisionBatch::decode(payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
         self.introduce(&batch);
         let mut outputs: HashMap<&ConnectionKey, (&Outlet, Output)> = HashMap::new();
         for decided in &batch.decisions {
@@ -220,8 +208,13 @@ impl Reading {
 
     async fn bury(&self, outlet: &Outlet, letter: DeadLetter) -> Result<(), AppendError> {
         let (workspace, connection) = (outlet.key.0.as_str(), outlet.key.1.as_str());
-        tracing::warn!(workspace, connection, reason = letter.reason, message_id = letter.message_id,
-            "segment would drop a call; it goes to the dead letters");
+        tracing::warn!(
+            workspace,
+            connection,
+            reason = letter.reason,
+            message_id = letter.message_id,
+            "segment would drop a call; it goes to the dead letters"
+        );
         self.common
             .metrics
             .dead

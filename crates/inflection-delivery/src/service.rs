@@ -160,9 +160,8 @@ pub async fn start(
     let mut tracked = Vec::new();
     let mut positions = Vec::new();
     for partition in config.installation.partitions.all().map(|partition| partition.index()) {
-        let progress = load_progress(&bus, partition)
-            .await
-            .map_err(|source| DeliveryError::Progress { partition, source })?;
+        let progress =
+            load_progress(&bus, partition).await.map_err(|source| DeliveryError::Progress { partition, source })?;
         positions.push((partition, progress.finished_through));
         tracked.push(Tracked::new(progress));
     }
@@ -210,8 +209,7 @@ fn connect(
     let dead = dead_letter_log(workspace, &connection.id)?;
     let (inbox, commands) = mpsc::channel(INBOX_MAX);
     let dispatcher = Dispatcher::new(limits, connection.rate());
-    let sender =
-        Sender::new(key.clone(), connection, client, dead.clone(), dispatcher, commands, shared.clone());
+    let sender = Sender::new(key.clone(), connection, client, dead.clone(), dispatcher, commands, shared.clone());
     let entry = Entry { settings: connection.clone(), status: sender.status(), inbox: inbox.clone() };
     Ok((Outlet { key, settings: connection.clone(), inbox, dead }, entry, sender))
 }

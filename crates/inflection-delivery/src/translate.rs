@@ -66,7 +66,15 @@ pub fn translate(
             CallKind::Identify => write_traits(object, trait_email, body),
             CallKind::Group => object.members(&body.traits),
             CallKind::Page => write_page(object, body),
-            _ => write_track(object, connection.naming, email.as_deref(), body, call),
+            CallKind::EmailDelivered
+            | CallKind::EmailOpened
+            | CallKind::EmailUniqueOpens
+            | CallKind::EmailBounced
+            | CallKind::EmailReportedAsSpam
+            | CallKind::LinkClicked
+            | CallKind::UniqueLinkClick
+            | CallKind::UniqueLinkClickPerUniqueOpen
+            | CallKind::EmailUnsubscribed => write_track(object, connection.naming, email.as_deref(), body, call),
         },
     );
     match rendered {
@@ -94,7 +102,15 @@ fn kind<'a>(naming: Naming, body: &'a Body, call: &Call) -> Kind<'a> {
         CallKind::Identify => Kind::Identify,
         CallKind::Page => Kind::Page { name: body.name.as_deref() },
         CallKind::Group => Kind::Group { group_id: body.group_id.as_deref().unwrap_or_default() },
-        kind => Kind::Track { event: event_name(naming, kind) },
+        CallKind::EmailDelivered
+        | CallKind::EmailOpened
+        | CallKind::EmailUniqueOpens
+        | CallKind::EmailBounced
+        | CallKind::EmailReportedAsSpam
+        | CallKind::LinkClicked
+        | CallKind::UniqueLinkClick
+        | CallKind::UniqueLinkClickPerUniqueOpen
+        | CallKind::EmailUnsubscribed => Kind::Track { event: event_name(naming, call.kind) },
     }
 }
 
@@ -161,10 +177,8 @@ fn write_page(object: &mut Object<'_>, body: &Body) {
 
 fn write_track(object: &mut Object<'_>, naming: Naming, email: Option<&str>, body: &Body, call: &Call) {
     let opens = matches!(call.kind, CallKind::EmailOpened | CallKind::EmailUniqueOpens);
-    let clicks = matches!(
-        call.kind,
-        CallKind::LinkClicked | CallKind::UniqueLinkClick | CallKind::UniqueLinkClickPerUniqueOpen
-    );
+    let clicks =
+        matches!(call.kind, CallKind::LinkClicked | CallKind::UniqueLinkClick | CallKind::UniqueLinkClickPerUniqueOpen);
     let raw = matches!(call.kind, CallKind::EmailOpened | CallKind::LinkClicked);
     object.text("event", event_name(naming, call.kind));
     object.text_if("userId", email);

@@ -57,11 +57,14 @@ impl<H> Window<H> {
 
     /// Notes connections that this partition has not seen before: what their workspaces decided until here is not theirs.
     pub(crate) fn introduce(&mut self, connections: &[ConnectionKey], decided: &[WorkspaceTotals]) {
-        for key in connections.iter().filter(|key| !self.totals.contains_key(*key)).cloned().collect::<Vec<_>>() {
+        for key in connections {
+            if self.totals.contains_key(key) {
+                continue;
+            }
             let baseline = decided.iter().find(|totals| totals.workspace == key.0).map_or(0, |totals| totals.calls);
             let (workspace, connection) = key.clone();
             let totals = ConnectionTotals { workspace, connection, baseline, accepted: 0, dead: 0, filtered: 0 };
-            self.totals.insert(key, totals);
+            self.totals.insert(key.clone(), totals);
         }
     }
 

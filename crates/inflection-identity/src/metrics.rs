@@ -24,7 +24,8 @@ impl IdentityMetrics {
             folded: registry.counter("inflection_identity_facts_folded", "Facts seen for the first time"),
             duplicates: registry.counter("inflection_identity_facts_duplicate", "Facts whose event id was known"),
             calls: registry.counter("inflection_identity_calls", "Calls decided"),
-            conflicts: registry.counter("inflection_identity_conflicts", "Facts claiming another user id than is known"),
+            conflicts: registry
+                .counter("inflection_identity_conflicts", "Facts claiming another user id than is known"),
             contradictions: registry.counter("inflection_identity_contradictions", "Opens after a hard bounce"),
             undecodable: registry.counter("inflection_identity_events_undecodable", "Events that could not be read"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),

@@ -9,9 +9,9 @@ use inflection_domain::Partition;
 use inflection_wire::{DecisionBatch, DecodeError};
 use tokio_util::sync::CancellationToken;
 
+use crate::Policies;
 use crate::metrics::IdentityMetrics;
 use crate::step::{Input, Step};
-use crate::Policies;
 
 /// Bytes of input read for one step.
 const INPUT_BYTES_MAX: usize = 512 * 1024;
@@ -114,7 +114,7 @@ impl Worker {
         let started = Instant::now();
         let (mut step, mut fence) = (Step::default(), 0);
         if let Some(last) = self.bus.last(&self.decisions).await? {
-            let mut log = self.bus.read(&self.decisions, 0).await?;
+            let mut log = self.bus.read(&self.decisions, 0);
             while fence < last.sequence {
                 for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
                     let batch = DecisionBatch::decode(payload)
@@ -124,7 +124,7 @@ impl Worker {
                 }
             }
         }
-        let reader = self.bus.read(&self.events, step.position().through).await?;
+        let reader = self.bus.read(&self.events, step.position().through);
         let (persons, mails, events) = step.state().sizes();
         tracing::debug!(partition = self.partition.index(), persons, mails, events, elapsed = ?started.elapsed(),
             "partition recovered");
@@ -180,8 +180,11 @@ impl Worker {
         for Message { sequence, payload } in messages {
             let input = Input::new(sequence, payload.clone());
             if input.is_damaged() {
-                tracing::error!(partition = self.partition.index(), sequence,
-                    "an event message cannot be read whole; it is kept in the dead letters");
+                tracing::error!(
+                    partition = self.partition.index(),
+                    sequence,
+                    "an event message cannot be read whole; it is kept in the dead letters"
+                );
                 if let Err(error) = self.bus.append(&self.unparsed, None, payload).await {
                     tracing::error!(%error, "and could not be kept");
                 }
@@ -204,8 +207,11 @@ impl Worker {
                 Ok(sequence) => return Ok(Some(sequence)),
                 Err(AppendError::Fenced { .. }) => {
                     self.metrics.fenced.add(1);
-                    tracing::warn!(partition = self.partition.index(), fence,
-                        "another owner has appended decisions; the state here is dropped and read anew");
+                    tracing::warn!(
+                        partition = self.partition.index(),
+                        fence,
+                        "another owner has appended decisions; the state here is dropped and read anew"
+                    );
                     return Ok(None);
                 }
                 Err(error @ AppendError::TooLarge { .. }) => return Err(PartitionError::Failed(error.to_string())),

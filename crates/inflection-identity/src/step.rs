@@ -151,9 +151,10 @@ impl Step {
         let verdict = self.state.fold(&policies.get(&head.workspace), &head);
         let totals = match self.totals.get_mut(&head.workspace) {
             Some(totals) => totals,
-            None => {
-                self.totals.entry(head.workspace.clone()).or_insert_with(|| WorkspaceTotals::new(head.workspace.clone()))
-            }
+            None => self
+                .totals
+                .entry(head.workspace.clone())
+                .or_insert_with(|| WorkspaceTotals::new(head.workspace.clone())),
         };
         let decision = match verdict {
             Verdict::Duplicate => {

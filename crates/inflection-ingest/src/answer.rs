@@ -117,7 +117,12 @@ impl Code {
     fn closes(self) -> bool {
         matches!(
             self,
-            Self::BadFraming | Self::BodyCut | Self::BodyTooLarge | Self::RequestTimeout | Self::ShuttingDown
+            Self::BadFraming
+                | Self::BadHeader
+                | Self::BodyCut
+                | Self::BodyTooLarge
+                | Self::RequestTimeout
+                | Self::ShuttingDown
         )
     }
 }

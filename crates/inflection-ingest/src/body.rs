@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use crate::answer::{Code, Refusal};
 
 /// How long a body may take, from the first byte to the last.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is read of a body that is refused by its announced length.
+const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
+const LINGER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Reads a body of at most `bytes_max` bytes.
 pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
@@ -20,6 +25,19 @@ pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal>
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
         Ok(Err(_)) => Err(Refusal::new(Code::BodyCut, "the body ended early or was framed wrongly")),
+    }
+}
+
+/// Reads on for a moment after a refusal, so that a sender that is still writing gets to read the answer: closing on
+/// unread bytes resets the connection, and the answer with it.
+pub(crate) async fn linger(body: Body) {
+    let mut left = LINGER_BYTES_MAX;
+    let mut body = body.into_data_stream();
+    // Who sends nothing more is waiting for the answer.
+    while left > 0
+        && let Ok(Some(Ok(chunk))) = tokio::time::timeout(LINGER_TIMEOUT, body.next()).await
+    {
+        left = left.saturating_sub(chunk.len());
     }
 }
 

@@ -2,7 +2,8 @@
 
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
-    InvalidId, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId, classify_open, is_blocked_user_id,
+    InvalidId, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId, classify_open,
+    is_blocked_user_id,
 };
 
 use crate::answer::Code;
@@ -187,11 +188,11 @@ fn refuse_reserved(properties: &str) -> Result<(), Rejection> {
     let walked: Result<(), Fault> = Reader::of(&object).object(|key, reader| {
         let value = reader.value(2)?;
         if OUR_PROPERTIES.contains(&&*key) && refused.is_none() {
-            let flag = key.starts_with("is_unique");
-            refused = Some(match value {
-                Value::Bool(_) => Rejection::new(Code::ReservedProperty, format!("properties.{key} is decided here")),
-                _ if flag => bad_type(&format!("properties.{key}"), "a boolean"),
-                _ => Rejection::new(Code::ReservedProperty, format!("properties.{key} is a field of its own")),
+            let no_flag = key.starts_with("is_unique") && !matches!(value, Value::Bool(_));
+            refused = Some(if no_flag {
+                bad_type(&format!("properties.{key}"), "a boolean")
+            } else {
+                Rejection::new(Code::ReservedProperty, format!("properties.{key} is a name of ours"))
             });
         }
         Ok(())
@@ -209,9 +210,10 @@ struct Identity {
 }
 
 fn identity(input: &Input<'_>, context: Context<'_>) -> Result<Identity, Rejection> {
-    let invalid = |field: &str, error: InvalidId| match error {
-        InvalidId::TooLong(_) => Rejection::new(Code::FieldTooLong, format!("{field} {error}")),
-        _ => Rejection::new(Code::ControlCharacter, format!("{field} {error}")),
+    let invalid = |field: &str, error: InvalidId| {
+        let long = matches!(error, InvalidId::TooLong(_));
+        let code = if long { Code::FieldTooLong } else { Code::ControlCharacter };
+        Rejection::new(code, format!("{field} {error}"))
     };
     let email = match string("email", input.email.as_ref())? {
         None => None,

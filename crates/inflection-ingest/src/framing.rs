@@ -261,8 +261,7 @@ mod tests {
         let verdicts = Verdicts::default();
         let mut watcher = Watcher::new(verdicts.clone());
         bytes.chunks(step).for_each(|chunk| watcher.watch(chunk));
-        let list = verdicts.0.lock().unwrap().drain(..).collect();
-        list
+        std::mem::take(&mut *verdicts.0.lock().unwrap()).into()
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::http::header::EXPECT;
 use axum::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -119,7 +120,15 @@ impl Service {
         let workspace = auth::workspace(request.headers(), &self.keys)?;
         let layout = request::layout(request.headers())?;
         let gzip = request::is_gzip(request.headers())?;
-        let announced = request::announced_bytes(request.headers(), layout.bytes_max())?;
+        let announced = match request::announced_bytes(request.headers(), layout.bytes_max()) {
+            Ok(announced) => announced,
+            Err(refusal) => {
+                if !request.headers().contains_key(EXPECT) {
+                    body::linger(request.into_body()).await;
+                }
+                return Err(refusal);
+            }
+        };
         let _in_hand = self.reserve(announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
         let bytes = self.read(request.into_body(), layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {

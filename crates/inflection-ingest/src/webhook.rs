@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use axum::body::Body;
+use axum::http::header::EXPECT;
 use axum::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use inflection_bus::Log;
@@ -15,10 +16,10 @@ use ring::digest::{SHA256, digest};
 
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
-use crate::request;
 use crate::sendgrid;
 use crate::service::Service;
 use crate::writer::now;
+use crate::{body, request};
 
 /// Most bytes of a provider's request (SendGrid flushes at 768 KB).
 const BODY_BYTES_MAX: usize = 5 * 1024 * 1024;
@@ -87,7 +88,15 @@ impl Service {
 
     async fn take_webhook(&self, request: Request<Body>, provider: &str, token: &str) -> Result<(), Refusal> {
         let gzip = request::is_gzip(request.headers())?;
-        let announced = request::announced_bytes(request.headers(), BODY_BYTES_MAX)?;
+        let announced = match request::announced_bytes(request.headers(), BODY_BYTES_MAX) {
+            Ok(announced) => announced,
+            Err(refusal) => {
+                if !request.headers().contains_key(EXPECT) {
+                    body::linger(request.into_body()).await;
+                }
+                return Err(refusal);
+            }
+        };
         let _in_hand = self.reserve(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
         let headers = request.headers().clone();
         let body = self.read(request.into_body(), BODY_BYTES_MAX, gzip).await?;

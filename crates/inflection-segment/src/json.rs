@@ -7,23 +7,10 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Bytes that stand for themselves in a JSON string.
-const PLAIN: [bool; 256] = {
-    let mut plain = [true; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        plain[byte] = false;
-        byte += 1;
-    }
-    plain[b'"' as usize] = false;
-    plain[b'\\' as usize] = false;
-    plain
-};
-
 fn escaped(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     loop {
-        let run = rest.iter().position(|byte| !PLAIN.get(usize::from(*byte)).copied().unwrap_or(true));
+        let run = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
         let Some((plain, special)) = run.and_then(|run| rest.split_at_checked(run)) else {
             out.extend_from_slice(rest);
             return;

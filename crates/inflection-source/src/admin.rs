@@ -87,12 +87,15 @@ pub(crate) fn unavailable(error: &anyhow::Error) -> Response {
 async fn authorize(State(admin): Shared, headers: HeaderMap, request: Request, next: Next) -> Response {
     let Some(key) = &admin.key else { return next.run(request).await };
     let hash = |text: &str| digest(&SHA256, text.as_bytes());
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|text| text.strip_prefix("Bearer "));
+    let given =
+        headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|text| text.strip_prefix("Bearer "));
     let matches = |given: &str| bool::from(hash(given.trim()).as_ref().ct_eq(hash(key.expose()).as_ref()));
     match given {
         Some(given) if matches(given) => next.run(request).await,
         Some(_) => problem(StatusCode::FORBIDDEN, "forbidden", "this is not the admin key"),
-        None => problem(StatusCode::UNAUTHORIZED, "auth_missing", "send the admin key as `Authorization: Bearer <key>`"),
+        None => {
+            problem(StatusCode::UNAUTHORIZED, "auth_missing", "send the admin key as `Authorization: Bearer <key>`")
+        }
     }
 }
 

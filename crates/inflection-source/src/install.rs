@@ -71,7 +71,10 @@ fn make(settings: &InstallationSettings, partitions: PartitionCount) -> anyhow::
 /// Ids at Segment are made from the installation: another one than configured would double every event there.
 fn checked(found: Installation, settings: &InstallationSettings) -> anyhow::Result<Installation> {
     if found.schema_version > SCHEMA_VERSION {
-        bail!("the bus has messages of version {}, this program knows {SCHEMA_VERSION}: upgrade it", found.schema_version);
+        bail!(
+            "the bus has messages of version {}, this program knows {SCHEMA_VERSION}: upgrade it",
+            found.schema_version
+        );
     }
     if settings.id.as_ref().is_some_and(|id| *id != found.id) {
         bail!("installation.id is {}, the bus says {}", settings.id.as_ref().map_or("", |id| id.as_str()), found.id);

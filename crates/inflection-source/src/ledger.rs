@@ -117,7 +117,7 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
 async fn pending_events(bus: &Bus, partition: u16, batch: &DecisionBatch) -> anyhow::Result<u64> {
     let log = Log::new(&format!("events.{partition}"))?;
     let Some(last) = bus.last(&log).await?.filter(|last| last.sequence > batch.consumed_through) else { return Ok(0) };
-    let mut reader = bus.read(&log, batch.consumed_through).await?;
+    let mut reader = bus.read(&log, batch.consumed_through);
     let (mut count, mut sequence) = (0u64, batch.consumed_through);
     while sequence < last.sequence {
         // What identity consumes and deletes meanwhile may be the very message we wait for.
@@ -134,7 +134,10 @@ async fn pending_events(bus: &Bus, partition: u16, batch: &DecisionBatch) -> any
 impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let EventBooks { accepted, folded, duplicate, undecodable, pending, identity_conflicts } = &self.events;
-        writeln!(f, "events   accepted {accepted} = folded {folded} + duplicate {duplicate} + undecodable {undecodable} + pending {pending}")?;
+        writeln!(
+            f,
+            "events   accepted {accepted} = folded {folded} + duplicate {duplicate} + undecodable {undecodable} + pending {pending}"
+        )?;
         for calls in &self.calls {
             let CallBooks { workspace, connection, produced, accepted, dead, filtered, pending } = calls;
             writeln!(

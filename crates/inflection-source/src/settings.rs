@@ -30,9 +30,10 @@ pub(crate) fn standalone(args: &StandaloneArgs) -> Result<Config, Failure> {
     if config.workspaces.is_empty() && (args.ingest_key.is_none() || args.write_key.is_none()) {
         mistakes.push("give --ingest-key and --write-key, or a --config file with workspaces".to_owned());
     }
-    let region = args.region.as_deref().map(|name| {
-        Region::from_name(name).ok_or_else(|| format!("--region must be us or eu, not {name:?}"))
-    });
+    let region = args
+        .region
+        .as_deref()
+        .map(|name| Region::from_name(name).ok_or_else(|| format!("--region must be us or eu, not {name:?}")));
     let region = region.transpose().unwrap_or_else(|mistake| {
         mistakes.push(mistake);
         None

@@ -72,7 +72,7 @@ impl DecisionBatch {
             received_at_ms: self.received_at.as_ms(),
             decisions: self.decisions.into_iter().map(encode_decided).collect(),
             changes: Some(encode_changes(self.changes)),
-            totals: self.totals.into_iter().map(encode_totals).collect(),
+            totals: self.totals.iter().map(encode_totals).collect(),
         };
         pb.encode_to_vec().into()
     }
@@ -90,7 +90,7 @@ impl DecisionBatch {
             received_at: Timestamp::from_ms(pb.received_at_ms),
             decisions: pb.decisions.into_iter().map(|pb| decode_decided(pb, &mut last)).collect::<Result<_, _>>()?,
             changes: decode_changes(pb.changes.unwrap_or_default())?,
-            totals: pb.totals.into_iter().map(decode_totals).collect::<Result<_, _>>()?,
+            totals: pb.totals.iter().map(decode_totals).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -224,7 +224,7 @@ fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Delivery), DecodeE
     Ok((key("mail_key", &pb.mail_key)?, delivery))
 }
 
-fn encode_totals(totals: WorkspaceTotals) -> pb::WorkspaceTotals {
+fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
     pb::WorkspaceTotals {
         workspace: totals.workspace.as_str().to_owned(),
         folded: totals.folded,
@@ -236,7 +236,7 @@ fn encode_totals(totals: WorkspaceTotals) -> pb::WorkspaceTotals {
     }
 }
 
-fn decode_totals(pb: pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
+fn decode_totals(pb: &pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
     Ok(WorkspaceTotals {
         workspace: WorkspaceId::new(&pb.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
         folded: pb.folded,

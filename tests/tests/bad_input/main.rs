@@ -107,12 +107,14 @@ fn a_revoked_key_is_unknown() {
     let (old, new) = ("ik_old_5b0c19d4aa7e4f02", "ik_new_e1f7702c6b5d4a99");
     fs::write(&file, old).expect("a key can be written");
     let workspace = Workspace { ingest_keys: vec![IngestKey::File(file.clone())], ..Workspace::new("rotating") };
-    let standalone = Standalone::start_with(&segment, from_ref(&workspace));
+    let mut standalone = Standalone::start_with(&segment, from_ref(&workspace));
 
     let desk = Desk::new(&workspace, &workspace, &random.word());
     let fact = desk.fact(true, "A4");
     Sender::new(standalone.ingest(), old).take(from_ref(&fact));
     fs::write(&file, new).expect("a key can be written");
+    standalone.terminate();
+    standalone.start_again();
     let mut client = Client::new(standalone.ingest());
     let mut post = |key: &str| client.call(&desk.post_one(&fact).without("Authorization").bearer(key));
     eventually("the new key is taken and the old one is not", SOON, || {

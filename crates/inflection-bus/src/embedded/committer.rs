@@ -382,10 +382,7 @@ fn place(start: u64, at: usize, log: &Log, length: usize) -> Place {
 }
 
 fn failure(error: &io::Error) -> WriteFailure {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            WriteFailure::Full(error.to_string())
-        }
-        _ => WriteFailure::Failed(error.to_string()),
-    }
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+    if full { WriteFailure::Full(error.to_string()) } else { WriteFailure::Failed(error.to_string()) }
 }

@@ -72,12 +72,12 @@ pub(super) fn read_payload(segment: &Segment, log: &Log, sequence: Sequence, pla
     let bytes = segment
         .read_at(start, header + place.length as usize)
         .map_err(|error| ReadError::Unavailable(error.to_string()))?;
-    match frame::next(&bytes) {
-        Next::Frame(Frame::Append { log: found, sequence: number, .. }, _)
-            if found == log.as_str() && number == sequence =>
-        {
-            Ok(Bytes::from(bytes).slice(header..))
-        }
-        _ => Err(ReadError::Damaged { log: log.to_string(), sequence }),
+    let Next::Frame(Frame::Append { log: found, sequence: number, .. }, _) = frame::next(&bytes) else {
+        return Err(ReadError::Damaged { log: log.to_string(), sequence });
+    };
+    if found == log.as_str() && number == sequence {
+        Ok(Bytes::from(bytes).slice(header..))
+    } else {
+        Err(ReadError::Damaged { log: log.to_string(), sequence })
     }
 }

@@ -171,8 +171,8 @@ impl Client {
         }
     }
 
-    pub(crate) async fn read(&self, log: &Log, after: Sequence) -> Result<Reader, ReadError> {
-        Ok(Reader::new(self.clone(), log.clone(), after))
+    pub(crate) fn read(&self, log: &Log, after: Sequence) -> Reader {
+        Reader::new(self.clone(), log.clone(), after)
     }
 
     pub(crate) async fn purge(&self, log: &Log, through: Sequence) -> Result<(), AppendError> {

@@ -75,9 +75,9 @@ impl Client {
             Ok(ack) => ack.await,
             Err(error) => Err(error),
         };
-        outcome.map(|ack| ack.sequence).map_err(|error| match error.kind() {
-            PublishErrorKind::WrongLastSequence => RecordError::Conflict,
-            _ => RecordError::Unavailable(error.to_string()),
+        outcome.map(|ack| ack.sequence).map_err(|error| {
+            let conflict = error.kind() == PublishErrorKind::WrongLastSequence;
+            if conflict { RecordError::Conflict } else { RecordError::Unavailable(error.to_string()) }
         })
     }
 }

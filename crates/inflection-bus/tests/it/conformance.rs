@@ -55,7 +55,7 @@ async fn messages_are_read_in_order_from_any_position(bus: &Bus) {
     assert!(sequences.is_sorted_by(|a, b| a < b));
     for start in [0, 37, 99] {
         let after = if start == 0 { 0 } else { sequences[start - 1] };
-        let mut reader = bus.read(&log, after).await.expect("a reader");
+        let mut reader = bus.read(&log, after);
         let mut read = Vec::new();
         while read.len() < 100 - start {
             read.extend(reader.next(10).await.expect("messages"));
@@ -69,7 +69,7 @@ async fn messages_are_read_in_order_from_any_position(bus: &Bus) {
 
 async fn a_reader_waits_for_what_comes_next(bus: &Bus) {
     let log = log("events.wait");
-    let mut reader = bus.read(&log, 0).await.expect("a reader");
+    let mut reader = bus.read(&log, 0);
     let (messages, appended) = tokio::join!(reader.next(1), bus.append(&log, None, numbered(1)));
     let messages = messages.expect("messages");
     assert_eq!(messages.len(), 1);
@@ -110,7 +110,7 @@ async fn purged_messages_are_gone_and_the_rest_stays(bus: &Bus) {
     }
     bus.purge(&log, sequences[6]).await.expect("purged");
     bus.purge(&log, sequences[2]).await.expect("purging what is gone is no error");
-    let mut reader = bus.read(&log, 0).await.expect("a reader");
+    let mut reader = bus.read(&log, 0);
     let mut read = Vec::new();
     while read.len() < 3 {
         read.extend(reader.next(usize::MAX).await.expect("messages"));

@@ -16,7 +16,7 @@ const KILLS: u64 = 10;
 async fn read_all(bus: &Bus, name: &str) -> Vec<Message> {
     let log = log(name);
     let Some(last) = bus.last(&log).await.expect("an answer") else { return Vec::new() };
-    let mut reader = bus.read(&log, 0).await.expect("a reader");
+    let mut reader = bus.read(&log, 0);
     let mut read: Vec<Message> = Vec::new();
     while read.last().is_none_or(|message| message.sequence < last.sequence) {
         read.extend(reader.next(1 << 20).await.expect("messages"));
@@ -139,7 +139,7 @@ async fn a_nats_reader_goes_on_after_the_server_died() {
     let mut server = NatsServer::start();
     let bus = server.bus(1 << 30).await;
     let log = log("events.reader");
-    let mut reader = bus.read(&log, 0).await.unwrap();
+    let mut reader = bus.read(&log, 0);
     let first = bus.append(&log, None, Bytes::from_static(b"1")).await.unwrap();
     assert_eq!(reader.next(1).await.unwrap()[0].sequence, first);
     server.kill();

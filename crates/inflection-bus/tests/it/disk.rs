@@ -25,7 +25,7 @@ fn journals(dir: &Path) -> Vec<PathBuf> {
 async fn payloads(bus: &Bus, name: &str) -> Vec<Bytes> {
     let log = log(name);
     let Some(last) = bus.last(&log).await.expect("an answer") else { return Vec::new() };
-    let mut reader = bus.read(&log, 0).await.expect("a reader");
+    let mut reader = bus.read(&log, 0);
     let mut read = Vec::new();
     loop {
         let messages = reader.next(usize::MAX).await.expect("messages");

@@ -72,7 +72,7 @@ impl Batch {
     pub(super) fn retry_at(&self) -> Option<Duration> {
         match self.state {
             BatchState::Waiting(at) => Some(at),
-            _ => None,
+            BatchState::Ready | BatchState::InFlight | BatchState::Burying | BatchState::Grave => None,
         }
     }
 
@@ -117,7 +117,12 @@ impl Batch {
 
     /// The front request is tried again after a wait between the shortest and a limit that doubles with each attempt
     /// ("full jitter"): workers that failed together do not come back together.
-    pub(super) fn back_off(&mut self, (shortest, longest): (Duration, Duration), chance: f64, now: Duration) -> Duration {
+    pub(super) fn back_off(
+        &mut self,
+        (shortest, longest): (Duration, Duration),
+        chance: f64,
+        now: Duration,
+    ) -> Duration {
         let doubled = shortest.saturating_mul(1 << self.attempts.min(16)).min(longest);
         let wait = shortest + doubled.saturating_sub(shortest).mul_f64(chance.clamp(0.0, 1.0));
         self.state = BatchState::Waiting(now + wait);

@@ -9,7 +9,12 @@ use super::*;
 fn item(partition: u16, number: u64) -> Item {
     let text = format!("e{partition}-{number}{{\"n\":\"{partition}-{number}\"}}");
     let split = text.find('{').unwrap();
-    Item { bytes: Bytes::from(text), split, ticket: Ticket::Decision { partition, sequence: number }, received_at: Timestamp::default() }
+    Item {
+        bytes: Bytes::from(text),
+        split,
+        ticket: Ticket::Decision { partition, sequence: number },
+        received_at: Timestamp::default(),
+    }
 }
 
 fn limits() -> Limits {
@@ -87,10 +92,9 @@ fn a_window_closes_the_whole_connection() {
 
 #[test]
 fn a_refused_key_pauses_and_keeps_everything() {
-    for (status, answer, pause) in [
-        (401, Answer::Unauthorized, Pause::Unauthorized(401)),
-        (302, Answer::Misconfigured, Pause::Misconfigured(302)),
-    ] {
+    for (status, answer, pause) in
+        [(401, Answer::Unauthorized, Pause::Unauthorized(401)), (302, Answer::Misconfigured, Pause::Misconfigured(302))]
+    {
         let mut dispatcher = Dispatcher::new(limits(), None);
         dispatcher.push(LaneId::Partition(0), [item(0, 1), item(0, 2)], ZERO);
         let Action::Send { batch, items, .. } = dispatcher.poll(ZERO) else { panic!("sends") };
@@ -132,7 +136,7 @@ fn the_rate_is_kept() {
                 dispatcher.answered(batch, OK, now, 0.5);
             }
             Action::Wait(Some(at)) => now = at.max(now + Duration::from_nanos(1)),
-            other => panic!("{other:?}"),
+            other @ (Action::Wait(None) | Action::Bury { .. }) => panic!("{other:?}"),
         }
     }
     assert!((50..=62).contains(&sent), "{sent} in 5 s at 10/s");

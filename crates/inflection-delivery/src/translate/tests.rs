@@ -3,13 +3,17 @@
 use std::collections::HashSet;
 
 use inflection_control::{Config, Options};
-use inflection_domain::{CallKey, EmailAddress, EventId, LinkKind, OUR_PROPERTIES, OpenSource, PersonId, Timestamp, UserId, WorkspaceId};
+use inflection_domain::{
+    CallKey, EmailAddress, EventId, LinkKind, OUR_PROPERTIES, OpenSource, PersonId, Timestamp, UserId, WorkspaceId,
+};
 use serde_json::Value;
 
 use super::*;
 
 fn connection(settings: &str) -> Connection {
-    let text = format!("[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\nid = \"prod\"\nwrite_key = {{ value = \"k\" }}\n{settings}");
+    let text = format!(
+        "[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\nid = \"prod\"\nwrite_key = {{ value = \"k\" }}\n{settings}"
+    );
     Config::parse(&text, Options::default()).unwrap().workspaces.remove(0).connections.remove(0)
 }
 

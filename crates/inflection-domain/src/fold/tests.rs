@@ -179,7 +179,8 @@ fn identities(facts: &[(FactKind, Option<&str>, bool)]) -> (String, usize) {
 #[test]
 fn identity_table() {
     use FactKind::{EmailDelivered as D, Identify as I};
-    let cases: [(&[(FactKind, Option<&str>, bool)], &str, usize); 9] = [
+    type Told<'a> = (FactKind, Option<&'a str>, bool);
+    let cases: [(&[Told<'_>], &str, usize); 9] = [
         (&[(D, None, false)], "t:~", 0),
         (&[(D, None, false), (D, Some("u"), false), (D, None, false)], "t:~ id:u+ t:u t:u", 0),
         (&[(D, Some("u"), false), (D, Some("u"), false)], "id:u+ t:u t:u", 0),

@@ -1,8 +1,6 @@
 //! A step loses nothing, doubles nothing, and can be cut anywhere.
 
-use inflection_domain::{
-    Body, EventId, Fact, FactKind, Head, LinkKind, LinkRef, MailRef, PersonId, UserId,
-};
+use inflection_domain::{Body, EventId, Fact, FactKind, Head, LinkKind, LinkRef, MailRef, PersonId, UserId};
 use inflection_wire::{EventChunk, encode_event, event_batch};
 use proptest::prelude::*;
 
@@ -37,11 +35,31 @@ fn fact(kind: FactKind, event: u8, person: u8, user: u8) -> Fact {
         workspace,
     };
     let body = Body {
-        event_id, person, email: None, email_id: None, campaign_id: None, campaign_run_id: None, campaign_name: None,
-        email_subject: None, email_link_url: url, link_id: None, link_kind: LinkKind::Content, is_machine: false,
-        machine_reason: None, bounce_class: None, bounce_reason: None, unsubscribe_scope: None, provider: None,
-        provider_message_id: None, group_id: None, name: None, url: None, title: None, referrer: None,
-        properties: "".into(), traits: "".into(),
+        event_id,
+        person,
+        email: None,
+        email_id: None,
+        campaign_id: None,
+        campaign_run_id: None,
+        campaign_name: None,
+        email_subject: None,
+        email_link_url: url,
+        link_id: None,
+        link_kind: LinkKind::Content,
+        is_machine: false,
+        machine_reason: None,
+        bounce_class: None,
+        bounce_reason: None,
+        unsubscribe_scope: None,
+        provider: None,
+        provider_message_id: None,
+        group_id: None,
+        name: None,
+        url: None,
+        title: None,
+        referrer: None,
+        properties: "".into(),
+        traits: "".into(),
     };
     Fact { head, body }
 }

@@ -96,9 +96,8 @@ pub(crate) async fn find(
     let mut found = Vec::new();
     for (workspace, connection) in connections.iter().filter(|(workspace, name)| filter.takes(workspace, name)) {
         let letters = list(bus, workspace, connection).await?;
-        let wanted = |stored: &StoredLetter| {
-            filter.message_id.as_ref().is_none_or(|wanted| *wanted == stored.letter.message_id)
-        };
+        let wanted =
+            |stored: &StoredLetter| filter.message_id.as_ref().is_none_or(|wanted| *wanted == stored.letter.message_id);
         found.extend(letters.into_iter().filter(wanted));
     }
     Ok(found)

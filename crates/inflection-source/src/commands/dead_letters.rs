@@ -31,14 +31,11 @@ async fn letters(args: &LookArgs, filter: &Filter) -> anyhow::Result<Value> {
         let views: Vec<Value> = letters.iter().map(|stored| view(stored, whole)).collect();
         return Ok(json!({ "dead_letters": views, "total": views.len() }));
     }
-    let query: Vec<String> = [
-        ("workspace", &filter.workspace),
-        ("connection", &filter.connection),
-        ("messageId", &filter.message_id),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", escape(value))))
-    .collect();
+    let query: Vec<String> =
+        [("workspace", &filter.workspace), ("connection", &filter.connection), ("messageId", &filter.message_id)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", escape(value))))
+            .collect();
     look::admin(args)?.get(&format!("/v1/dead-letters?{}", query.join("&"))).await
 }
 
@@ -72,11 +69,19 @@ async fn list(args: LetterFilterArgs) -> anyhow::Result<()> {
     }
     let list = answer.get("dead_letters").and_then(Value::as_array).context("the answer has no dead letters")?;
     for letter in list {
-        let text = |name: &str| letter.get(name).map_or(String::new(), |value| value.as_str().map_or(value.to_string(), str::to_owned));
+        let text = |name: &str| {
+            letter.get(name).map_or(String::new(), |value| value.as_str().map_or(value.to_string(), str::to_owned))
+        };
         say(&format!(
             "{}  {}/{}  {}  {}  event {}  status {}  attempts {}",
-            text("at"), text("workspace"), text("connection"), text("messageId"), text("reason"), text("event_id"),
-            text("last_status"), text("attempts"),
+            text("at"),
+            text("workspace"),
+            text("connection"),
+            text("messageId"),
+            text("reason"),
+            text("event_id"),
+            text("last_status"),
+            text("attempts"),
         ));
     }
     say(&format!("{} dead letters", answer.get("total").and_then(Value::as_u64).unwrap_or(0)));
@@ -86,7 +91,8 @@ async fn list(args: LetterFilterArgs) -> anyhow::Result<()> {
 async fn show(args: LetterArgs) -> anyhow::Result<()> {
     let filter = Filter { message_id: Some(args.message_id.clone()), ..Filter::default() };
     let answer = letters(&args.look, &filter).await?;
-    let letter = answer.pointer("/dead_letters/0").ok_or_else(|| anyhow!("there is no dead letter {}", args.message_id))?;
+    let letter =
+        answer.pointer("/dead_letters/0").ok_or_else(|| anyhow!("there is no dead letter {}", args.message_id))?;
     let text = if args.look.json { letter.to_string() } else { serde_json::to_string_pretty(letter)? };
     say(&text);
     Ok(())

@@ -55,14 +55,19 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(Limits::default()) };
     let stages = Stages::start(setup, wanted).await?;
 
-    say(&format!("A campaign to {} people goes through ingest, identity and delivery into a local stand-in for Segment.", args.prospects));
+    say(&format!(
+        "A campaign to {} people goes through ingest, identity and delivery into a local stand-in for Segment.",
+        args.prospects
+    ));
     let started = Instant::now();
     let campaign = campaign::Campaign::new(args.prospects, now_ms());
     let sent = play(&campaign, ingest, &sandbox).await?;
     let ledger = rest(&stages).await?;
     let took = started.elapsed();
     summary::print(&campaign, sent, &sandbox, &ledger, took);
-    say(&format!("\nLook      http://{sandbox_address}/            what Segment received, live, with the warehouse tables"));
+    say(&format!(
+        "\nLook      http://{sandbox_address}/            what Segment received, live, with the warehouse tables"
+    ));
     say(&format!("          http://{admin}/v1/ledger   the books   http://{admin}/metrics   the numbers"));
 
     let balanced = ledger.balanced && ledger.at_rest && ledger.events.accepted == sent;
@@ -118,7 +123,8 @@ async fn play(campaign: &campaign::Campaign, ingest: SocketAddr, sandbox: &Sandb
         if status.as_u16() != 200 {
             bail!("ingest answers {status}: {}", answer.text().await.unwrap_or_default());
         }
-        accepted += answer.json::<serde_json::Value>().await?["accepted"].as_u64().unwrap_or(0);
+        let answer: serde_json::Value = answer.json().await?;
+        accepted += answer.get("accepted").and_then(serde_json::Value::as_u64).unwrap_or(0);
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();

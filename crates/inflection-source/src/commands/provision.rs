@@ -16,7 +16,8 @@ pub(crate) async fn run(args: ProvisionArgs) -> Result<End, Failure> {
     let config = settings::file(&args.file)?;
     let bus = stage::connect(settings::nats(&args.nats, &config, "provision")?).await?;
     if args.replicas < 3 && !args.nats.allow_degraded {
-        let message = "fewer than 3 replicas do not survive the loss of a server; to use that all the same, add --allow-degraded";
+        let message =
+            "fewer than 3 replicas do not survive the loss of a server; to use that all the same, add --allow-degraded";
         return Err(Failure::Failed(anyhow!(message)));
     }
     let wanted = install::streams(args.events_bytes_max, args.decisions_bytes_max, usize::from(args.replicas));

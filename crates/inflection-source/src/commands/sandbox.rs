@@ -10,7 +10,9 @@ use crate::{End, Failure, stages};
 
 pub(crate) async fn run(args: SandboxArgs) -> Result<End, Failure> {
     let faults = match &args.faults {
-        Some(text) => serde_json::from_str::<Faults>(text).map_err(|error| Failure::Usage(format!("--faults {error}")))?,
+        Some(text) => {
+            serde_json::from_str::<Faults>(text).map_err(|error| Failure::Usage(format!("--faults {error}")))?
+        }
         None => Faults::default(),
     };
     let listener = bind("--listen", args.listen).await?;

@@ -35,8 +35,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
         admin_listener,
         admin_key: args.listen.admin_key.as_deref().and_then(Secret::new),
     };
-    let wanted =
-        Wanted { ingest: Some(listener), identity: true, delivery: Some(settings::limits(&args.sending)) };
+    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(settings::limits(&args.sending)) };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)
 }

@@ -62,8 +62,7 @@ impl Pipeline {
              [[workspaces.connections]]\nid = \"sink\"\nwrite_key = {{ value = \"bench-write-key\" }}\nendpoint = \"http://{sink}\"\n"
         );
         tokio::fs::write(&config, text).await?;
-        let mut started =
-            Self { ingest: free()?, admin: free()?, bus: None, processes: Vec::new(), _dir: dir };
+        let mut started = Self { ingest: free()?, admin: free()?, bus: None, processes: Vec::new(), _dir: dir };
         match args.bus {
             BenchBus::Embedded => started.standalone(args, &config).await?,
             BenchBus::NatsAlways | BenchBus::NatsDefault => started.fleet(args, &config).await?,
@@ -99,7 +98,16 @@ impl Pipeline {
         let config_nats = NatsConfig { urls: vec![url.clone()], name: "bench".into(), ..NatsConfig::default() };
         let bus = crate::commands::stage::connect(config_nats).await?;
         let mut provision = Command::new(std::env::current_exe()?);
-        provision.args(["provision", "--replicas", "1", "--allow-degraded", "--log-level", "error", "--nats-url", &url]);
+        provision.args([
+            "provision",
+            "--replicas",
+            "1",
+            "--allow-degraded",
+            "--log-level",
+            "error",
+            "--nats-url",
+            &url,
+        ]);
         provision.args(["--partitions", &args.partitions.to_string()]).stdout(Stdio::null());
         if !provision.status().await?.success() {
             bail!("provision failed");

@@ -120,7 +120,10 @@ impl fmt::Display for Report {
             writeln!(f, "  {name:<12} {cpu_seconds:>6.2} s CPU  {per_event:>6.2} us/event  {peak_mib:>5.0} MiB peak")?;
         }
         let Self { calls_produced, calls_at_sink, duplicates_at_sink, lost, requests_repeated, balanced, .. } = self;
-        writeln!(f, "  calls        {calls_produced} produced, {calls_at_sink} at the sink, {lost} lost, {duplicates_at_sink} repeated")?;
+        writeln!(
+            f,
+            "  calls        {calls_produced} produced, {calls_at_sink} at the sink, {lost} lost, {duplicates_at_sink} repeated"
+        )?;
         let books = if *balanced { "balanced" } else { "NOT BALANCED" };
         write!(f, "  ledger       {books}; {requests_repeated} requests were answered 429 or 503 and sent again")
     }

@@ -43,7 +43,8 @@ impl Chance {
 impl Campaign {
     /// A campaign to so many people that ended just now.
     pub(crate) fn new(prospects: u32, now_ms: i64) -> Self {
-        let mut story = Story { chance: Chance(7), timed: Vec::new(), start: now_ms - DURATION_MS.cast_signed(), late_users: 0 };
+        let mut story =
+            Story { chance: Chance(7), timed: Vec::new(), start: now_ms - DURATION_MS.cast_signed(), late_users: 0 };
         (0..prospects).for_each(|number| story.prospect(number));
         let Story { mut chance, mut timed, late_users, .. } = story;
         timed.sort_by_key(|(at, _)| *at);
