@@ -1,6 +1,6 @@
 //! Twilio SendGrid's Event Webhook: its signature, and its events as facts.
 //!
-//! Sources: SendGrid docs, Event Webhook reference and security features; `docs/esp-webhooks.md`.
+//! Sources: SendGrid docs, Event Webhook reference and security features.
 
 use axum::http::HeaderMap;
 use base64::Engine as _;

@@ -1,6 +1,6 @@
 //! Segment's limits, read in the safe direction where the documentation is ambiguous ("KB" is 1,000 bytes).
 //!
-//! Sources: Segment docs, HTTP Tracking API (limits) and rate limits; `docs/segment.md`.
+//! Sources: Segment docs, HTTP Tracking API (limits) and rate limits.
 
 /// Most bytes of one item, serialized.
 pub const ITEM_BYTES_MAX: usize = 32_000;
