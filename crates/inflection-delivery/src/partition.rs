@@ -133,7 +133,13 @@ impl Reading {
             bytes += output.bytes.len();
         }
         let held = self.hold(bytes).await;
+        let known = self.known();
+        let mut calls = BTreeMap::new();
+        for decided in &batch.decisions {
+            *calls.entry(decided.workspace.clone()).or_insert(0) += decided.calls.len() as u64;
+        }
         self.tracked.update(|window| {
+            window.leave_out(&known, &calls, &mut ends);
             window.open(sequence, open, ends, held);
             open == 0
         });
@@ -150,14 +156,17 @@ impl Reading {
             let calls: usize = own.map(|decided| decided.calls.len()).sum();
             WorkspaceTotals { calls: totals.calls.saturating_sub(calls as u64), ..totals.clone() }
         };
-        let known: Vec<ConnectionKey> =
-            self.common.outlets.values().flatten().map(|outlet| outlet.key.clone()).collect();
+        let known = self.known();
         self.tracked.update(|window| {
             if window.is_new(&known) {
                 window.introduce(&known, &batch.totals.iter().map(before).collect::<Vec<_>>());
             }
             false
         });
+    }
+
+    fn known(&self) -> Vec<ConnectionKey> {
+        self.common.outlets.values().flatten().map(|outlet| outlet.key.clone()).collect()
     }
 
     fn render(&self, decided: &Decided, body: &Body, outlet: &Outlet, output: &mut Output) {
@@ -235,7 +244,7 @@ impl Reading {
 
     /// Room in the window for rendered bytes; waits while too much is under way.
     async fn hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = bytes.div_ceil(PERMIT_BYTES).min(self.common.window_permits);
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, self.common.window_permits);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         Arc::clone(&self.common.window).acquire_many_owned(permits).await.ok()
     }

@@ -228,7 +228,13 @@ async fn run(
     }
     let mut sending = JoinSet::new();
     for sender in senders {
-        sending.spawn(sender.run(shutdown.clone()));
+        let ended_early = shutdown.clone();
+        sending.spawn(async move {
+            // A connection's task ends at shutdown only; when it panics, the stage must not go on without it.
+            let guard = ended_early.clone().drop_guard();
+            sender.run(ended_early).await;
+            drop(guard);
+        });
     }
     let mut reading = JoinSet::new();
     for task in readings {

@@ -22,13 +22,15 @@ pub(crate) struct Ends {
     pub(crate) filtered: u64,
 }
 
-/// One message under way. `held` is released when it is finished.
+/// One message under way.
 #[derive(Debug)]
 struct Slot<H> {
     sequence: u64,
     open: usize,
     ends: BTreeMap<ConnectionKey, Ends>,
-    held: Option<H>,
+    /// Released when the cursor has passed, not when the message is finished: it bounds memory, and what a restart
+    /// repeats.
+    _held: Option<H>,
 }
 
 /// The messages of one partition that are under way, and what became of those before.
@@ -70,7 +72,7 @@ impl<H> Window<H> {
 
     /// Opens a message with `open` calls to be sent, and what ended before it was sent (filtered, invalid).
     pub(crate) fn open(&mut self, sequence: u64, open: usize, ends: BTreeMap<ConnectionKey, Ends>, held: Option<H>) {
-        self.slots.push_back(Slot { sequence, open, ends, held });
+        self.slots.push_back(Slot { sequence, open, ends, _held: held });
         self.advance();
     }
 
@@ -87,9 +89,6 @@ impl<H> Window<H> {
             Fate::Dead => ends.dead += count as u64,
         }
         slot.open = slot.open.saturating_sub(count);
-        if slot.open == 0 {
-            slot.held = None;
-        }
         self.advance()
     }
 
@@ -106,6 +105,20 @@ impl<H> Window<H> {
             }
         }
         self.finished_through > before
+    }
+
+    /// Counts calls as left out of connections that are no longer configured, so that their books stay closed.
+    pub(crate) fn leave_out(
+        &self,
+        known: &[ConnectionKey],
+        calls: &BTreeMap<WorkspaceId, u64>,
+        ends: &mut BTreeMap<ConnectionKey, Ends>,
+    ) {
+        for key in self.totals.keys().filter(|key| !known.contains(key)) {
+            if let Some(count) = calls.get(&key.0) {
+                ends.entry(key.clone()).or_default().filtered += count;
+            }
+        }
     }
 
     /// What to store.

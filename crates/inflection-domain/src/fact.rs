@@ -128,7 +128,7 @@ pub struct MailRef {
     /// The delivery key `D`: workspace, campaign run, email and person.
     pub key: Hash128,
     /// Whether the sender named the mail at all (a run, an email or a provider's message id). When not, facts that
-    /// happen once per mail are told apart by their event id only.
+    /// happen once per mail are told apart by their event id only; opens and clicks count as of one mail per person.
     pub known: bool,
 }
 

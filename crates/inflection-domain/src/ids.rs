@@ -115,10 +115,15 @@ impl PersonId {
 /// (zeros and dashes, `-1`, `null`, `anonymous`; Segment docs, identity resolution settings) and close relatives.
 #[must_use]
 pub fn is_blocked_user_id(text: &str) -> bool {
+    is_placeholder(text) || text.len() > UserId::BYTES_MAX
+}
+
+/// Whether a text stands for "nobody": as the id of a user or a person it would make one of many.
+#[must_use]
+pub fn is_placeholder(text: &str) -> bool {
     let trimmed = text.trim();
     trimmed.bytes().all(|byte| matches!(byte, b'0' | b'-'))
         || ["-1", "null", "undefined", "anonymous", "n/a"].iter().any(|blocked| trimmed.eq_ignore_ascii_case(blocked))
-        || text.len() > UserId::BYTES_MAX
 }
 
 fn check_name(text: &str, bytes_max: usize) -> Result<(), InvalidId> {

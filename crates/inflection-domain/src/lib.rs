@@ -23,7 +23,7 @@ pub use fold::{ClickPerOpen, Decision, MachinePolicy, Policy, Verdict};
 pub use hash::Hash128;
 pub use ids::{
     ConnectionId, EventId, InstallationId, InstallationKey, InvalidId, PersonId, UserId, WorkspaceId,
-    is_blocked_user_id,
+    is_blocked_user_id, is_placeholder,
 };
 pub use machine::classify_open;
 pub use partition::{Partition, PartitionCount};

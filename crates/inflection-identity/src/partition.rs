@@ -146,7 +146,11 @@ impl Worker {
                     () = tokio::time::sleep_until(purge_at.into()), if purged < through => None,
                 };
                 match messages {
-                    Some(messages) => self.take(messages, &mut inputs).await,
+                    Some(messages) => {
+                        if !self.take(messages, &mut inputs, shutdown).await? {
+                            return Ok(());
+                        }
+                    }
                     None => {
                         purged = self.purge(through, purged).await;
                         purge_at = Instant::now() + PURGE_EVERY;
@@ -175,8 +179,14 @@ impl Worker {
         }
     }
 
-    /// Decodes messages; those that cannot be read are kept in a log of their own before they are consumed.
-    async fn take(&self, messages: Vec<Message>, inputs: &mut VecDeque<Input>) {
+    /// Decodes messages; those that cannot be read are kept in a log of their own before they are consumed. `false` at
+    /// shutdown: then nothing of them may be consumed.
+    async fn take(
+        &self,
+        messages: Vec<Message>,
+        inputs: &mut VecDeque<Input>,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, PartitionError> {
         for Message { sequence, payload } in messages {
             let input = Input::new(sequence, payload.clone());
             if input.is_damaged() {
@@ -185,12 +195,20 @@ impl Worker {
                     sequence,
                     "an event message cannot be read whole; it is kept in the dead letters"
                 );
-                if let Err(error) = self.bus.append(&self.unparsed, None, payload).await {
-                    tracing::error!(%error, "and could not be kept");
+                while let Err(error) = self.bus.append(&self.unparsed, None, payload.clone()).await {
+                    if self.bus.has_failed() || matches!(error, AppendError::TooLarge { .. }) {
+                        return Err(PartitionError::Failed(error.to_string()));
+                    }
+                    tracing::error!(%error, "it cannot be kept yet; the partition waits");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(false),
+                        () = tokio::time::sleep(RETRY_WAIT.1) => {}
+                    }
                 }
             }
             inputs.push_back(input);
         }
+        Ok(true)
     }
 
     /// Appends a step's output, through outages. `None` when another owner has written, or at shutdown: then what was

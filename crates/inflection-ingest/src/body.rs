@@ -15,7 +15,8 @@ pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is read of a body that is refused by its announced length.
 const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
-const LINGER_TIMEOUT: Duration = Duration::from_millis(50);
+const LINGER_IDLE: Duration = Duration::from_millis(50);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads a body of at most `bytes_max` bytes.
 pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
@@ -31,14 +32,16 @@ pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal>
 /// Reads on for a moment after a refusal, so that a sender that is still writing gets to read the answer: closing on
 /// unread bytes resets the connection, and the answer with it.
 pub(crate) async fn linger(body: Body) {
-    let mut left = LINGER_BYTES_MAX;
-    let mut body = body.into_data_stream();
-    // Who sends nothing more is waiting for the answer.
-    while left > 0
-        && let Ok(Some(Ok(chunk))) = tokio::time::timeout(LINGER_TIMEOUT, body.next()).await
-    {
-        left = left.saturating_sub(chunk.len());
-    }
+    let (mut left, mut body) = (LINGER_BYTES_MAX, body.into_data_stream());
+    let read = async {
+        // Who sends nothing more is waiting for the answer.
+        while left > 0
+            && let Ok(Some(Ok(chunk))) = tokio::time::timeout(LINGER_IDLE, body.next()).await
+        {
+            left = left.saturating_sub(chunk.len());
+        }
+    };
+    let _in_time = tokio::time::timeout(LINGER_TIMEOUT, read).await;
 }
 
 pub(crate) fn too_large(bytes_max: usize) -> Refusal {

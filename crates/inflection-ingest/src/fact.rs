@@ -3,7 +3,7 @@
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
     InvalidId, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId, classify_open,
-    is_blocked_user_id,
+    is_blocked_user_id, is_placeholder,
 };
 
 use crate::answer::Code;
@@ -77,7 +77,7 @@ pub(crate) fn check(input: &Input<'_>, context: Context<'_>) -> Result<Fact, Rej
             occurred_at,
             &identity,
             &texts,
-            [user_agent.as_deref(), ip.as_deref()],
+            [user_agent.as_deref(), ip.as_deref(), claimed.map(|machine| if machine { "machine" } else { "human" })],
             [properties, traits],
         ),
     };
@@ -229,7 +229,7 @@ fn identity(input: &Input<'_>, context: Context<'_>) -> Result<Identity, Rejecti
         None => None,
         Some(text) => Some(UserId::new(text).map_err(|error| invalid("user_id", error))?),
     };
-    let person = match string("person_id", input.person_id.as_ref())?.filter(|text| !text.is_empty()) {
+    let person = match string("person_id", input.person_id.as_ref())?.filter(|text| !is_placeholder(text)) {
         Some(text) => PersonId::new(text).map_err(|error| invalid("person_id", error))?,
         None => match (&email, &user) {
             (Some(email), _) => PersonId::from_address(context.key, context.workspace, email),
@@ -308,7 +308,7 @@ fn derived_id(
     at: Timestamp,
     identity: &Identity,
     texts: &Texts,
-    seen: [Option<&str>; 2],
+    seen: [Option<&str>; 3],
     members: [&str; 2],
 ) -> EventId {
     let Texts {
@@ -352,9 +352,10 @@ fn derived_id(
         referrer,
     ];
     let user = identity.user.as_ref().map_or("", |user| user.as_str());
+    let email = identity.email.as_ref().map_or("", |email| email.as_str());
     let time = at.as_ms().to_le_bytes();
     let mut parts: Vec<&[u8]> =
-        vec![kind.name().as_bytes(), &time, identity.person.as_str().as_bytes(), user.as_bytes()];
+        vec![kind.name().as_bytes(), &time, identity.person.as_str().as_bytes(), user.as_bytes(), email.as_bytes()];
     parts.extend(texts.iter().map(|text| text.as_deref().unwrap_or_default().as_bytes()));
     parts.extend(seen.iter().map(|text| text.unwrap_or_default().as_bytes()));
     parts.extend(members.iter().map(|text| text.as_bytes()));

@@ -5,6 +5,7 @@
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use inflection_control::Secret;
 use inflection_domain::{Fact, Hash128, Timestamp};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
@@ -25,6 +26,15 @@ const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+
+/// Whether a request claims to be signed at all.
+pub(crate) fn require_signature(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.contains_key(SIGNATURE) && headers.contains_key(TIMESTAMP) {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::SignatureMissing, "the signature headers are missing"))
+    }
+}
 
 /// Checks the signature over the timestamp header and the raw body, with any of the keys (base64 SPKI, as the console
 /// shows it).
@@ -52,25 +62,29 @@ pub(crate) struct Mapped {
     pub(crate) facts: Vec<Fact>,
     /// Events of types that are none of ours.
     pub(crate) unmapped: u64,
-    /// Events that could not become facts.
-    pub(crate) rejected: Vec<Rejection>,
+    /// Events that could not become facts, and what they were.
+    pub(crate) rejected: Vec<(Rejection, Bytes)>,
 }
 
 /// Reads a body: an array of events. `None` when it is none.
 pub(crate) fn parse(body: &[u8], context: Context<'_>) -> Option<Mapped> {
-    let events: Vec<Map<String, Json>> = serde_json::from_slice(body).ok()?;
+    let events: Vec<Json> = serde_json::from_slice(body).ok()?;
     if events.len() > EVENTS_MAX {
         return None;
     }
     let mut mapped = Mapped::default();
     for event in &events {
+        let Some(event) = event.as_object() else {
+            mapped.unmapped += 1;
+            continue;
+        };
         match to_input(event, context.now) {
             None => mapped.unmapped += 1,
             Some(input) => match check(&input, context) {
                 Ok(fact) => mapped.facts.push(fact),
                 Err(why) => {
                     tracing::warn!(code = why.code.name(), event = type_of(event), "a sendgrid event cannot be taken");
-                    mapped.rejected.push(why);
+                    mapped.rejected.push((why, Json::Object(event.clone()).to_string().into()));
                 }
             },
         }

@@ -96,6 +96,7 @@ pub async fn run(
         }
     }
     service.draining.store(true, Ordering::Relaxed);
+    drop(config.listener);
     serving.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, serving.wait()).await.is_err() {
         tracing::warn!(connections = serving.len(), "connections did not end in time and are dropped");

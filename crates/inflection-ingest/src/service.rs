@@ -14,18 +14,20 @@ use inflection_bus::Bus;
 use inflection_control::{IngestKeys, RateBudget, Workspace};
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
 use crate::framing::Ambiguity;
 use crate::metrics::IngestMetrics;
 use crate::webhook::Webhooks;
-use crate::writer::{CHUNK_BYTES, Writers, now};
+use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
 
 /// Bytes of bodies in hand at once, over all requests: what the memory of this stage is bounded by.
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
+/// The same for providers' webhooks.
+const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
 /// The unit in which those bytes are counted.
 const PERMIT_BYTES: usize = 1024;
 /// Seconds after which a sender may try again when we are full or the bus is away.
@@ -42,7 +44,8 @@ pub(crate) struct Service {
     connections: HashMap<WorkspaceId, HashSet<String>>,
     partitions: PartitionCount,
     writers: Writers,
-    in_hand: Semaphore,
+    in_hand: Arc<Semaphore>,
+    webhooks_in_hand: Arc<Semaphore>,
     rates: HashMap<WorkspaceId, Mutex<RateBudget>>,
     started: Instant,
     pub(crate) draining: AtomicBool,
@@ -73,7 +76,8 @@ impl Service {
             writers,
             rates: workspaces.iter().filter_map(rate).collect(),
             started: Instant::now(),
-            in_hand: Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES),
+            in_hand: Arc::new(Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
+            webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
             draining: AtomicBool::new(false),
             request_ids: AtomicU64::new(0),
             request_seed: RandomState::new().hash_one("request ids"),
@@ -129,7 +133,7 @@ impl Service {
                 return Err(refusal);
             }
         };
-        let _in_hand = self.reserve(announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
+        let in_hand = reserve(&self.in_hand, announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
         let bytes = self.read(request.into_body(), layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
             let known = self.connections.get(&workspace);
@@ -139,7 +143,7 @@ impl Service {
         let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
         let taken = events::take(&bytes, layout, context, &ours)?;
         self.admit(&workspace, taken.facts.len())?;
-        self.store(&taken.facts).await?;
+        self.store(&taken.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         for (_, why) in &taken.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
@@ -153,11 +157,10 @@ impl Service {
         if gzip { body::gunzip(&bytes, bytes_max) } else { Ok(bytes) }
     }
 
-    /// Room for a body, or a refusal: memory is bounded before it is used.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Refusal> {
-        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES).max(1)).unwrap_or(u32::MAX);
-        let overloaded = |_| Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS);
-        self.in_hand.try_acquire_many(permits).map_err(overloaded)
+    /// Room for a provider's request. Providers have a share of their own: before a signature is checked, anybody may
+    /// send, and must not take the room of those who have a key.
+    pub(crate) fn reserve_webhook(&self, bytes: usize) -> Result<InHand, Refusal> {
+        reserve(&self.webhooks_in_hand, bytes)
     }
 
     /// Refuses what is over the workspace's rate.
@@ -173,7 +176,7 @@ impl Service {
 
     /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
-    pub(crate) async fn store(&self, facts: &[Fact]) -> Result<(), Refusal> {
+    pub(crate) async fn store(&self, facts: &[Fact], in_hand: InHand) -> Result<(), Refusal> {
         let unavailable = || {
             let message = "events cannot be stored now; send them again";
             Refusal::later(Code::StorageUnavailable, message, RETRY_SECONDS)
@@ -188,14 +191,15 @@ impl Service {
             if chunk.entries.len() >= CHUNK_BYTES
                 && let Some(full) = slot.take()
             {
-                stored.push(self.writers.submit(partition, full).await.ok_or_else(unavailable)?);
+                stored.push(self.writers.submit(partition, full, &in_hand).await.ok_or_else(unavailable)?);
             }
         }
         for (partition, chunk) in self.partitions.all().zip(chunks) {
             if let Some(chunk) = chunk {
-                stored.push(self.writers.submit(partition, chunk).await.ok_or_else(unavailable)?);
+                stored.push(self.writers.submit(partition, chunk, &in_hand).await.ok_or_else(unavailable)?);
             }
         }
+        drop(in_hand);
         for outcome in join_all(stored).await {
             match outcome {
                 Ok(Ok(())) => {}
@@ -209,4 +213,11 @@ impl Service {
 fn rate(workspace: &Workspace) -> Option<(WorkspaceId, Mutex<RateBudget>)> {
     let per_second = workspace.ingest_events_per_second?;
     Some((workspace.id.clone(), Mutex::new(RateBudget::new(per_second, Duration::ZERO))))
+}
+
+/// Room for a body, or a refusal: memory is bounded before it is used.
+fn reserve(room: &Arc<Semaphore>, bytes: usize) -> Result<InHand, Refusal> {
+    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES).max(1)).unwrap_or(u32::MAX);
+    let overloaded = |_| Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS);
+    Arc::clone(room).try_acquire_many_owned(permits).map(Arc::new).map_err(overloaded)
 }

@@ -25,8 +25,8 @@ use crate::{body, request};
 const BODY_BYTES_MAX: usize = 5 * 1024 * 1024;
 /// Most events of one request.
 pub(crate) const EVENTS_MAX: usize = 10_000;
-/// Bytes of an unreadable request that are kept for a person to look at.
-const UNPARSED_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of one message of an unreadable request that is kept for a person to look at.
+const UNPARSED_PIECE_BYTES: usize = 512 * 1024;
 
 /// One configured webhook.
 #[derive(Debug)]
@@ -97,16 +97,16 @@ impl Service {
                 return Err(refusal);
             }
         };
-        let _in_hand = self.reserve(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
-        let headers = request.headers().clone();
-        let body = self.read(request.into_body(), BODY_BYTES_MAX, gzip).await?;
-        // An unknown token is checked against no key, so it costs and says the same as a wrong signature.
+        // Nothing is reserved or read for those who do not even claim to know a key.
         let hook = self.webhooks.find(provider, token);
-        let keys = hook.map_or(&[][..], |hook| &hook.keys);
-        sendgrid::verify(&headers, &body, keys)?;
+        sendgrid::require_signature(request.headers())?;
         let Some(hook) = hook else {
             return Err(Refusal::new(Code::SignatureInvalid, sendgrid::SIGNATURE_INVALID));
         };
+        let in_hand = self.reserve_webhook(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
+        let headers = request.headers().clone();
+        let body = self.read(request.into_body(), BODY_BYTES_MAX, gzip).await?;
+        sendgrid::verify(&headers, &body, &hook.keys)?;
         let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), clamp_time: true };
         let Some(mapped) = sendgrid::parse(&body, context) else {
             tracing::error!(workspace = %hook.workspace, provider, bytes = body.len(),
@@ -114,19 +114,23 @@ impl Service {
             return self.keep_unparsed(&hook.workspace, provider, &body).await;
         };
         self.metrics.unmapped.with(&[("provider", provider)]).add(mapped.unmapped);
-        for why in &mapped.rejected {
+        for (why, raw) in &mapped.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
+            self.keep_unparsed(&hook.workspace, provider, raw).await?;
         }
-        self.store(&mapped.facts).await?;
+        self.store(&mapped.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", hook.workspace.as_str())]).add(mapped.facts.len() as u64);
         Ok(())
     }
 
-    /// Sending such a request again would not help, so it is taken and kept as it came.
+    /// Sending it again would not help, so it is taken and kept as it came, in pieces that fit into messages.
     async fn keep_unparsed(&self, workspace: &WorkspaceId, provider: &str, body: &Bytes) -> Result<(), Refusal> {
         let later = || Refusal::later(Code::StorageUnavailable, "the request cannot be stored now", 5);
         let log = Log::new(&format!("unparsed.{workspace}.{provider}")).map_err(|_invalid| later())?;
-        let kept = body.slice(..body.len().min(UNPARSED_BYTES_MAX));
-        self.bus.append(&log, None, kept).await.map(drop).map_err(|_unavailable| later())
+        for start in (0..body.len()).step_by(UNPARSED_PIECE_BYTES) {
+            let piece = body.slice(start..body.len().min(start + UNPARSED_PIECE_BYTES));
+            self.bus.append(&log, None, piece).await.map_err(|_unavailable| later())?;
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use inflection_bus::{AppendError, Bus, InvalidName, Log};
 use inflection_domain::{Partition, PartitionCount, Timestamp};
 use inflection_wire::{EventChunk, event_batch};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::IngestMetrics;
@@ -25,8 +25,13 @@ const WAITING_CHUNKS_MAX: usize = 1024;
 #[derive(Debug)]
 struct Waiting {
     chunk: EventChunk,
+    /// The request's share of the memory of this stage: held until its facts have left it, whoever waits or does not.
+    in_hand: InHand,
     stored: oneshot::Sender<Result<(), Arc<AppendError>>>,
 }
+
+/// A request's share of the memory of this stage; its chunks share it.
+pub(crate) type InHand = Arc<OwnedSemaphorePermit>;
 
 /// The writers of all partitions.
 #[derive(Debug, Clone)]
@@ -54,10 +59,10 @@ impl Writers {
     }
 
     /// Hands a chunk to its partition's writer. `None` when the writers have ended.
-    pub(crate) async fn submit(&self, partition: Partition, chunk: EventChunk) -> Option<Stored> {
+    pub(crate) async fn submit(&self, partition: Partition, chunk: EventChunk, in_hand: &InHand) -> Option<Stored> {
         let (stored, answer) = oneshot::channel();
         let writer = self.0.get(usize::from(partition.index()))?;
-        writer.send(Waiting { chunk, stored }).await.ok()?;
+        writer.send(Waiting { chunk, in_hand: Arc::clone(in_hand), stored }).await.ok()?;
         Some(answer)
     }
 }
@@ -65,9 +70,10 @@ impl Writers {
 async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics: IngestMetrics) {
     let mut next = waiting.recv().await;
     while let Some(first) = next.take() {
-        let (mut bytes, mut chunks, mut answers) = (0, Vec::new(), Vec::new());
+        let (mut bytes, mut chunks, mut answers, mut in_hand) = (0, Vec::new(), Vec::new(), Vec::new());
         let mut candidate = Some(first);
-        while let Some(Waiting { chunk, stored }) = candidate.take() {
+        while let Some(Waiting { chunk, in_hand: share, stored }) = candidate.take() {
+            in_hand.push(share);
             bytes += chunk.entries.len();
             chunks.push(chunk);
             answers.push(stored);
@@ -87,6 +93,14 @@ async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics
         let outcome = outcome.map(drop).map_err(Arc::new);
         for stored in answers {
             let _sender_left = stored.send(outcome.clone());
+        }
+        drop(in_hand);
+        // While the bus is away, what waits behind waits in vain: its senders hear so now, and not one time-out later each.
+        if outcome.is_err() {
+            for Waiting { stored, .. } in next.take().into_iter().chain(std::iter::from_fn(|| waiting.try_recv().ok()))
+            {
+                let _sender_left = stored.send(outcome.clone());
+            }
         }
         if next.is_none() {
             next = waiting.recv().await;

@@ -131,7 +131,7 @@ pub(crate) struct StandaloneArgs {
 #[derive(Debug, Args, Default)]
 pub(crate) struct NatsArgs {
     /// NATS servers, nats:// or tls://, repeated or separated by commas.
-    #[arg(long, env = "INFLECTION_NATS_URL", value_delimiter = ',')]
+    #[arg(long, env = "INFLECTION_NATS_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) nats_url: Vec<String>,
     /// NATS credentials file.
     #[arg(long, env = "INFLECTION_NATS_CREDS")]
@@ -208,13 +208,13 @@ pub(crate) struct LookArgs {
     #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
     pub(crate) admin_key: Option<String>,
     /// Reads the bus itself, on NATS: covers all processes.
-    #[arg(long, env = "INFLECTION_NATS_URL", value_delimiter = ',')]
+    #[arg(long, env = "INFLECTION_NATS_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) nats_url: Vec<String>,
     /// NATS credentials file.
     #[arg(long, env = "INFLECTION_NATS_CREDS")]
     pub(crate) nats_creds: Option<PathBuf>,
     /// Reads the data directory of a stopped standalone install.
-    #[arg(long, env = "INFLECTION_DATA_DIR", conflicts_with = "nats_url")]
+    #[arg(long, conflicts_with = "nats_url")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]

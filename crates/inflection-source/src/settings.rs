@@ -113,8 +113,14 @@ fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut
 
 /// The admin API shows and changes everything: off loopback it needs a key.
 pub(crate) fn admin_mistake(listen: &ListenArgs) -> Option<String> {
-    let open = !listen.admin_listen.ip().is_loopback() && listen.admin_key.is_none();
-    open.then(|| "--admin-listen is not loopback: give an --admin-key".to_owned())
+    let key = listen.admin_key.as_deref().map(Secret::new);
+    match key {
+        Some(None) => Some("--admin-key is empty".to_owned()),
+        None if !listen.admin_listen.ip().is_loopback() => {
+            Some("--admin-listen is not loopback: give an --admin-key".to_owned())
+        }
+        Some(Some(_)) | None => None,
+    }
 }
 
 /// How to reach NATS: flags, else the file.

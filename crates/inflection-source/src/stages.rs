@@ -17,6 +17,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin, Readiness};
 
+/// How long admin requests in hand may take after everything else has left.
+const ADMIN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Which stages a process runs.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
@@ -62,9 +65,9 @@ impl Stages {
         let mut spawn = |name, stop: CancellationToken, stage: BoxedStage| {
             let failed = failed.clone();
             let watched = async move {
-                let outcome = stage.await;
-                failed.cancel();
-                outcome
+                // Also when it panics.
+                let _ended = failed.drop_guard();
+                stage.await
             };
             running.push((name, stop, tasks.spawn(watched)));
         };
@@ -130,7 +133,13 @@ impl Stages {
         self.bus.close().await;
         let (stop, serving) = self.admin;
         stop.cancel();
-        outcome = outcome.and(serving.await.context("the admin listener has panicked"));
+        match tokio::time::timeout(ADMIN_DEADLINE, serving).await {
+            Ok(ended) => outcome = outcome.and(ended.context("the admin listener has panicked")),
+            Err(_elapsed) => {
+                tracing::warn!("an admin request does not end; it is dropped");
+                return outcome;
+            }
+        }
         self.tasks.close();
         self.tasks.wait().await;
         outcome

@@ -18,7 +18,9 @@ use super::{EmbeddedConfig, Shared, reader};
 use crate::{AppendError, Expected, Log, RecordError, Sequence};
 
 /// Bytes written between two syncs at most, so that a round does not outgrow a file or a caller's patience.
-const ROUND_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const ROUND_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Room at the end of a file that only purges and records may use: on a full disk they still work, and make room.
+const RESERVE_BYTES: u64 = 1024 * 1024;
 /// A file whose live part falls below this share (in percent) is rewritten and deleted.
 const LIVE_PERCENT_MIN: u64 = 50;
 /// Live bytes moved out of a file between two rounds, so that appends wait little for it.
@@ -68,13 +70,31 @@ enum Taken {
 struct Round {
     bytes: Vec<u8>,
     taken: Vec<Taken>,
-    /// Last sequences including what this round appends.
-    positions: HashMap<Log, Sequence>,
+    /// Where logs stand including this round: the last sequence ever given, and that of the last message there is.
+    standings: HashMap<Log, (Sequence, Sequence)>,
     /// Revisions including what this round writes; `None` is a deleted record.
     revisions: HashMap<String, Option<u64>>,
     /// Records written in this round.
     records: u64,
     close: Option<oneshot::Sender<()>>,
+}
+
+/// Makes it known when the committer ends by a panic: then nothing is written any more.
+struct Guard(Option<Arc<Shared>>);
+
+impl Guard {
+    /// A closed store is no failed one.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.fail("the committer has panicked".to_owned());
+        }
+    }
 }
 
 /// Why a round could not be written.
@@ -108,6 +128,13 @@ impl Committer {
 
     /// Runs until the store is closed or all handles to it are gone.
     pub(super) fn run(mut self) {
+        let guard = Guard(Some(Arc::clone(&self.shared)));
+        self.serve();
+        guard.disarm();
+        self.shared.closed.send_replace(true);
+    }
+
+    fn serve(&mut self) {
         while let Some(first) = self.waiting.blocking_recv() {
             let mut round = Round::default();
             self.take(first, &mut round);
@@ -133,7 +160,12 @@ impl Committer {
         match request {
             Request::Close { reply } => round.close = Some(reply),
             Request::Append { log, fence, payload, reply } => self.take_append(log, fence, payload, reply, round),
-            Request::Purge { log, through, reply } => round.purge(log, through, reply),
+            Request::Purge { log, through, reply } => {
+                let (position, last) = round.standing(&self.shared, &log);
+                let last = if through >= position { 0 } else { last };
+                round.standings.insert(log.clone(), (position, last));
+                round.purge(log, through, reply);
+            }
             Request::Record { key, expected, value, reply } => self.take_record(key, expected, value, reply, round),
         }
     }
@@ -146,10 +178,7 @@ impl Committer {
         reply: oneshot::Sender<Result<Sequence, AppendError>>,
         round: &mut Round,
     ) {
-        let (position, last) = match round.positions.get(&log) {
-            Some(sequence) => (*sequence, *sequence),
-            None => (self.shared.index().position(&log), self.shared.index().last(&log).unwrap_or(0)),
-        };
+        let (position, last) = round.standing(&self.shared, &log);
         let refusal = if let Some(expected) = fence.filter(|expected| *expected != last) {
             AppendError::Fenced { expected }
         } else if self.used_bytes() + round.bytes.len() as u64 + payload.len() as u64 > self.config.disk_bytes_max {
@@ -157,7 +186,7 @@ impl Committer {
         } else {
             let (sequence, at) = (position + 1, round.bytes.len());
             Frame::Append { log: log.as_str(), sequence, payload: &payload }.encode(&mut round.bytes);
-            round.positions.insert(log.clone(), sequence);
+            round.standings.insert(log.clone(), (sequence, sequence));
             round.taken.push(Taken::Append { log, sequence, at, payload, reply });
             return;
         };
@@ -177,7 +206,8 @@ impl Committer {
             Some(revision) => *revision,
             None => index.record(&key).map(|record| record.revision),
         };
-        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        let old = index.record(&key).map_or(0, |record| key.len() + record.value.len());
+        let bytes = value.as_ref().map_or(0, |value| (key.len() + value.len()).saturating_sub(old));
         let revision = index.next_revision() + round.records;
         match index.check_record(found, expected, bytes) {
             Err(error) => {
@@ -199,7 +229,8 @@ impl Committer {
         if round.taken.is_empty() {
             return;
         }
-        match self.write(&round.bytes) {
+        let appends = round.taken.iter().any(|taken| matches!(taken, Taken::Append { .. }));
+        match self.write(&round.bytes, if appends { RESERVE_BYTES } else { 0 }) {
             Ok(start) => self.apply(round.taken, start),
             Err(WriteFailure::Full(why)) => {
                 let mut rest = Round::default();
@@ -228,17 +259,24 @@ impl Committer {
         }
     }
 
-    /// Puts bytes into the active file, or a new one, and syncs. Gives the offset where they begin.
-    fn write(&mut self, bytes: &[u8]) -> Result<u64, WriteFailure> {
+    /// Puts bytes into the active file, or a new one, and syncs. `reserve` bytes of the file stay free. Gives the offset
+    /// where they begin.
+    fn write(&mut self, bytes: &[u8], reserve: u64) -> Result<u64, WriteFailure> {
         if let Some(why) = self.shared.failure() {
             return Err(WriteFailure::Failed(why));
         }
-        let room = self.config.segment_bytes.saturating_sub(self.active.end);
-        if bytes.len() as u64 > room {
+        let room = self.active.segment.bytes.saturating_sub(self.active.end);
+        if bytes.len() as u64 + reserve.min(self.active.segment.bytes / 8) > room {
             self.roll(bytes.len() as u64)?;
         }
         let start = self.active.end;
-        self.active.segment.write_at(start, bytes).map_err(|error| failure(&error))?;
+        if let Err(error) = self.active.segment.write_at(start, bytes) {
+            // What was refused must not be found by the next start.
+            self.active.segment.write_at(start, &vec![0; bytes.len()]).map_err(|worse| {
+                WriteFailure::Failed(format!("{error}; and what was half written cannot be removed: {worse}"))
+            })?;
+            return Err(failure(&error));
+        }
         // After a failed sync nobody knows what is on disk, and trying again would only pretend to know.
         self.active.segment.sync().map_err(|error| WriteFailure::Failed(format!("sync: {error}")))?;
         self.active.end = start + bytes.len() as u64;
@@ -251,9 +289,11 @@ impl Committer {
         self.shared.index().head(&mut head);
         let needed = head.len() as u64 + bytes;
         let number = self.active.segment.number + 1;
-        let segment = Segment::create(&self.config.data_dir, number, self.config.segment_bytes.max(needed))
+        let dir = &self.config.data_dir;
+        // A nearly full disk may have room for a small file, and so for the purges that make room.
+        let segment = Segment::create(dir, number, self.config.segment_bytes.max(needed), &head)
+            .or_else(|_no_room| Segment::create(dir, number, needed, &head))
             .map_err(|error| failure(&error))?;
-        segment.write_at(0, &head).map_err(|error| failure(&error))?;
         if let Err(error) = self.active.segment.truncate(self.active.end) {
             tracing::warn!(%error, "a sealed journal file keeps its spare room");
         }
@@ -298,11 +338,9 @@ impl Committer {
             let sparse = |usage: &&Usage| {
                 usage.segment.number != active && usage.live_bytes * 100 < usage.bytes * LIVE_PERCENT_MIN
             };
-            index
-                .segments
-                .values()
-                .find(sparse)
-                .map(|usage| (usage.segment.clone(), index.live_in(usage.segment.number)))
+            // Files nobody needs go first: they need no room to go.
+            let emptiest = index.segments.values().filter(sparse).min_by_key(|usage| usage.live_bytes);
+            emptiest.map(|usage| (usage.segment.clone(), index.live_in(usage.segment.number)))
         };
         let Some((segment, live)) = victim else { return };
         if live.is_empty() {
@@ -326,7 +364,7 @@ impl Committer {
             moved.push((log.clone(), sequence, bytes.len(), payload.len()));
             Frame::Append { log: log.as_str(), sequence, payload: &payload }.encode(&mut bytes);
         }
-        let start = self.write(&bytes)?;
+        let start = self.write(&bytes, RESERVE_BYTES)?;
         let mut index = self.shared.index_mut();
         for (log, sequence, at, length) in moved {
             index.insert(&log, sequence, self.active.segment.number, place(start, at, &log, length));
@@ -336,6 +374,15 @@ impl Committer {
 }
 
 impl Round {
+    /// Where a log stands. One look under one lock: a second read lock in the same thread would wait behind a writer that
+    /// waits behind the first.
+    fn standing(&self, shared: &Shared, log: &Log) -> (Sequence, Sequence) {
+        self.standings.get(log).copied().unwrap_or_else(|| {
+            let index = shared.index();
+            (index.position(log), index.last(log).unwrap_or(0))
+        })
+    }
+
     fn purge(&mut self, log: Log, through: Sequence, reply: oneshot::Sender<Result<(), AppendError>>) {
         Frame::Purge { log: log.as_str(), through }.encode(&mut self.bytes);
         self.taken.push(Taken::Purge { log, through, reply });

@@ -178,12 +178,18 @@ impl Index {
         self.records.get(key).cloned()
     }
 
+    /// Forgets all records; revisions go on.
+    pub(super) fn forget_records(&mut self) {
+        self.records.clear();
+        self.record_bytes = 0;
+    }
+
     /// The revision that the next write gets.
     pub(super) fn next_revision(&self) -> u64 {
         self.last_revision + 1
     }
 
-    /// Whether a write of `bytes` may happen that expects `expected` and finds the revision `found`.
+    /// Whether a write that adds `bytes` (0 for a deletion) may happen, that expects `expected` and finds the revision `found`.
     pub(super) fn check_record(&self, found: Option<u64>, expected: Expected, bytes: usize) -> Result<(), RecordError> {
         let holds = match expected {
             Expected::Anything => true,
@@ -192,7 +198,7 @@ impl Index {
         };
         if !holds {
             Err(RecordError::Conflict)
-        } else if self.record_bytes + bytes > RECORD_BYTES_MAX {
+        } else if bytes > 0 && self.record_bytes + bytes > RECORD_BYTES_MAX {
             Err(RecordError::Full(format!("all records together may be {RECORD_BYTES_MAX} bytes")))
         } else {
             Ok(())

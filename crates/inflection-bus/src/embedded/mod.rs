@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{AppendError, OpenError, ReadError, RecordError};
 use crate::log::is_name;
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     index: RwLock<Index>,
     /// Why the store stopped taking writes, once it has.
     failure: Mutex<Option<String>>,
+    /// True once nothing is written any more, closed or failed: readers stop waiting.
+    closed: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -76,6 +78,7 @@ impl Shared {
     fn fail(&self, why: String) {
         tracing::error!(error = why, "the embedded store has failed and takes no more writes; restart the process");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.closed.send_replace(true);
     }
 }
 
@@ -97,7 +100,8 @@ impl Store {
     fn open_blocking(config: EmbeddedConfig) -> Result<Self, OpenError> {
         let path = config.data_dir.clone();
         let recovered = recovery::recover(&config)?;
-        let shared = Arc::new(Shared { index: RwLock::new(recovered.index), failure: Mutex::new(None) });
+        let (index, failure) = (RwLock::new(recovered.index), Mutex::new(None));
+        let shared = Arc::new(Shared { index, failure, closed: watch::Sender::new(false) });
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS_MAX);
         let committer = Committer::new(config, recovered.active, recovered.lock, Arc::clone(&shared), waiting);
         let thread = std::thread::Builder::new()
@@ -148,6 +152,9 @@ impl Store {
     ) -> Result<u64, RecordError> {
         if !is_name(key) {
             return Err(RecordError::InvalidKey);
+        }
+        if value.as_ref().is_some_and(|value| value.len() > PAYLOAD_BYTES_MAX) {
+            return Err(RecordError::Full(format!("a record may be {PAYLOAD_BYTES_MAX} bytes")));
         }
         let key = key.to_owned();
         self.request(|reply| Request::Record { key, expected, value, reply })

@@ -18,11 +18,13 @@ pub(crate) struct Reader {
     log: Log,
     after: Sequence,
     tail: watch::Receiver<Sequence>,
+    closed: watch::Receiver<bool>,
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, log: Log, after: Sequence, tail: watch::Receiver<Sequence>) -> Self {
-        Self { shared, log, after, tail }
+        let closed = shared.closed.subscribe();
+        Self { shared, log, after, tail, closed }
     }
 
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Result<Vec<Message>, ReadError> {
@@ -34,8 +36,12 @@ impl Reader {
                 self.after = last.sequence;
                 return Ok(messages);
             }
-            if self.tail.changed().await.is_err() {
-                return Err(ReadError::Unavailable("the store is closed".into()));
+            tokio::select! {
+                _ = self.tail.changed() => {}
+                _ = self.closed.wait_for(|closed| *closed) => {
+                    let why = self.shared.failure().unwrap_or_else(|| "the store is closed".to_owned());
+                    return Err(ReadError::Unavailable(why));
+                }
             }
         }
     }

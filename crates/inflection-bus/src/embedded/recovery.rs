@@ -5,13 +5,16 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::EmbeddedConfig;
-use super::committer::Active;
+use super::committer::{Active, ROUND_BYTES_MAX};
 use super::frame::{self, Frame, Next};
 use super::index::{Index, Place};
 use super::segment::Segment;
+use super::{EmbeddedConfig, PAYLOAD_BYTES_MAX};
 use crate::Log;
 use crate::error::OpenError;
+
+/// Most bytes of one write: a round, its last message, and what is moved along.
+const TORN_BYTES_MAX: usize = ROUND_BYTES_MAX + 2 * PAYLOAD_BYTES_MAX;
 
 /// What a store starts from.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub(super) fn recover(config: &EmbeddedConfig) -> Result<Recovered, OpenError> {
     let active = match active {
         Some(active) => active,
         None => {
-            let segment = Segment::create(dir, 1, config.segment_bytes).map_err(io)?;
+            let segment = Segment::create(dir, 1, config.segment_bytes, &[]).map_err(io)?;
             index.add_segment(segment.clone());
             Active { segment, end: 0 }
         }
@@ -65,6 +68,8 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 fn scan(segment: &Segment, newest: bool, index: &mut Index) -> Result<u64, OpenError> {
     let path = || segment.path.as_path().to_path_buf();
     let bytes = segment.read_all().map_err(|source| OpenError::Io { path: path(), source })?;
+    // A file begins with all records there are: what it does not name was deleted before.
+    index.forget_records();
     let mut at = 0;
     loop {
         match frame::next(bytes.get(at..).unwrap_or_default()) {
@@ -73,14 +78,21 @@ fn scan(segment: &Segment, newest: bool, index: &mut Index) -> Result<u64, OpenE
                     .ok_or_else(|| OpenError::Damaged { path: path(), offset: at as u64 })?;
                 at += length;
             }
-            Next::End => return Ok(at as u64),
-            Next::Broken if newest => {
+            Next::End | Next::Broken if newest => {
                 let torn = bytes.iter().skip(at).rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                if torn == 0 {
+                    return Ok(at as u64);
+                }
+                // One write is all that a crash can cut short; what reaches further was whole once.
+                if torn > TORN_BYTES_MAX {
+                    return Err(OpenError::Damaged { path: path(), offset: at as u64 });
+                }
                 tracing::warn!(path = %segment.path.display(), offset = at, bytes = torn,
                     "the journal ends in a write that a crash cut short; it was never acknowledged and is dropped");
                 segment.clear_from(at as u64).map_err(|source| OpenError::Io { path: path(), source })?;
                 return Ok(at as u64);
             }
+            Next::End => return Ok(at as u64),
             Next::Broken => return Err(OpenError::Damaged { path: path(), offset: at as u64 }),
         }
     }

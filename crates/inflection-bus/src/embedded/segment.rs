@@ -9,11 +9,16 @@ use std::sync::Arc;
 /// Number of a journal file; later files have larger numbers.
 pub(super) type SegmentNumber = u32;
 
+/// Name of a file that is not yet one of the journal.
+const UNFINISHED: &str = "journal.tmp";
+
 /// One file of the journal. Clones share the file, so a reader may finish while the file is being deleted.
 #[derive(Debug, Clone)]
 pub(super) struct Segment {
     pub(super) number: SegmentNumber,
     pub(super) path: Arc<PathBuf>,
+    /// Bytes that are allocated for it.
+    pub(super) bytes: u64,
     file: Arc<File>,
 }
 
@@ -35,25 +40,31 @@ impl Segment {
         Ok(numbers)
     }
 
-    /// Makes a new file with its space allocated, so that writing into it neither runs out of disk nor changes the file's
-    /// length. The directory entry is synced too.
-    pub(super) fn create(dir: &Path, number: SegmentNumber, bytes: u64) -> io::Result<Self> {
-        let path = Self::path(dir, number);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        if let Err(error) = allocate(&file, bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(dir)) {
-            // Half a file would look like a journal at the next start.
-            if let Err(left) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), error = %left, "an unfinished journal file is left");
+    /// Makes a new file that begins with `head`, its space allocated, so that writing into it neither runs out of disk nor
+    /// changes the file's length. It gets its name when its head is durable: a file with a name is a whole file.
+    pub(super) fn create(dir: &Path, number: SegmentNumber, bytes: u64, head: &[u8]) -> io::Result<Self> {
+        let (path, unfinished) = (Self::path(dir, number), dir.join(UNFINISHED));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
+        let made = allocate(&file, bytes)
+            .and_then(|()| file.write_all_at(head, 0))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::rename(&unfinished, &path))
+            .and_then(|()| sync_dir(dir));
+        if let Err(error) = made {
+            // Gives its room back; the name is not a journal's, so leaving it would do no other harm.
+            if let Err(left) = std::fs::remove_file(&unfinished) {
+                tracing::debug!(error = %left, "an unfinished journal file is left");
             }
             return Err(error);
         }
-        Ok(Self { number, path: Arc::new(path), file: Arc::new(file) })
+        Ok(Self { number, path: Arc::new(path), bytes, file: Arc::new(file) })
     }
 
     pub(super) fn open(dir: &Path, number: SegmentNumber) -> io::Result<Self> {
         let path = Self::path(dir, number);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Self { number, path: Arc::new(path), file: Arc::new(file) })
+        let bytes = file.metadata()?.len();
+        Ok(Self { number, path: Arc::new(path), bytes, file: Arc::new(file) })
     }
 
     pub(super) fn read_all(&self) -> io::Result<Vec<u8>> {

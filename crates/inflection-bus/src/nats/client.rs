@@ -11,6 +11,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{NatsConfig, PREFIX, Reader, SERVER_FLOOR, stream_name};
@@ -34,6 +35,8 @@ pub(crate) struct Client {
     pub(super) context: Context,
     pub(super) client: async_nats::Client,
     pub(super) config: Arc<NatsConfig>,
+    /// Counts connections made: what was on its way to a reader when the last one broke may be lost.
+    pub(super) connections: watch::Receiver<u64>,
     ids: Arc<MessageIds>,
 }
 
@@ -55,12 +58,19 @@ impl Client {
         let urls = config.urls.join(", ");
         let connect =
             |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Connect { urls: safe(&urls), source };
+        let connected = watch::Sender::new(0);
+        let connections = connected.subscribe();
         let mut options = async_nats::ConnectOptions::new()
             .name(&config.name)
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
             .custom_inbox_prefix(format!("_INBOX_{}", config.name.replace(['.', ' ', '*', '>'], "_")))
-            .event_callback(|event| async move { report(&event) });
+            .event_callback(move |event| {
+                if matches!(event, async_nats::Event::Connected) {
+                    connected.send_modify(|count| *count += 1);
+                }
+                async move { report(&event) }
+            });
         if let Some(path) = &config.creds_file {
             options = options.credentials_file(path).await.map_err(|error| connect(error.into()))?;
         }
@@ -74,7 +84,7 @@ impl Client {
         }
         let context = jetstream::context::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         let ids = MessageIds { process: RandomState::new().hash_one(std::process::id()), next: AtomicU64::new(0) };
-        Ok(Self { context, client, config: Arc::new(config), ids: Arc::new(ids) })
+        Ok(Self { context, client, config: Arc::new(config), connections, ids: Arc::new(ids) })
     }
 
     pub(super) fn subject(log: &Log) -> String {

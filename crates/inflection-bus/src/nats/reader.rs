@@ -9,6 +9,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use futures_util::{FutureExt as _, StreamExt as _};
 
+use tokio::sync::watch;
+
 use super::Client;
 use crate::{Log, Message, ReadError, Sequence};
 
@@ -37,6 +39,7 @@ struct Open {
     messages: pull::Stream,
     /// The consumer's count of deliveries so far: the next message must be the next number.
     delivered: u64,
+    connections: watch::Receiver<u64>,
 }
 
 impl std::fmt::Debug for Open {
@@ -63,7 +66,14 @@ impl Reader {
                     }
                 },
             };
-            match open.next().await {
+            let next = tokio::select! {
+                biased;
+                next = next_message(&mut open.messages, &mut open.delivered) => next,
+                // The server counts what it has written to a socket as delivered. After a new connection only a new
+                // consumer is sure to bring what the old one lost, and not only when something newer shows the gap.
+                _ = open.connections.changed() => Err(ReadError::Unavailable("reconnected".to_owned())),
+            };
+            match next {
                 Ok(message) => {
                     self.wait = RETRY_WAIT.0;
                     return Ok(self.drain(message, bytes_max));
@@ -90,7 +100,7 @@ impl Reader {
         let mut messages = vec![first];
         while bytes < bytes_max {
             let Some(open) = &mut self.open else { break };
-            match open.next().now_or_never() {
+            match next_message(&mut open.messages, &mut open.delivered).now_or_never() {
                 None => break,
                 Some(Ok(message)) => {
                     bytes += message.payload.len();
@@ -107,6 +117,8 @@ impl Reader {
 impl Client {
     async fn open(&self, log: &Log, after: Sequence) -> Result<Open, ReadError> {
         let unavailable = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string());
+        let mut connections = self.connections.clone();
+        connections.mark_unchanged();
         let stream = self.stream(log).await?;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
@@ -128,24 +140,22 @@ impl Client {
             .messages()
             .await
             .map_err(|error| unavailable(&error))?;
-        Ok(Open { messages, delivered: 0 })
+        Ok(Open { messages, delivered: 0, connections })
     }
 }
 
-impl Open {
-    async fn next(&mut self) -> Result<Message, ReadError> {
-        let lost = |why: &str| ReadError::Unavailable(why.to_owned());
-        let message = match self.messages.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(lost(&error.to_string())),
-            None => return Err(lost("the consumer ended")),
-        };
-        let info = message.info().map_err(|error| lost(&error.to_string()))?;
-        let (sequence, number) = (info.stream_sequence, info.consumer_sequence);
-        if number != self.delivered + 1 {
-            return Err(lost("a delivery is missing"));
-        }
-        self.delivered = number;
-        Ok(Message { sequence, payload: message.message.payload })
+async fn next_message(messages: &mut pull::Stream, delivered: &mut u64) -> Result<Message, ReadError> {
+    let lost = |why: &str| ReadError::Unavailable(why.to_owned());
+    let message = match messages.next().await {
+        Some(Ok(message)) => message,
+        Some(Err(error)) => return Err(lost(&error.to_string())),
+        None => return Err(lost("the consumer ended")),
+    };
+    let info = message.info().map_err(|error| lost(&error.to_string()))?;
+    let (sequence, number) = (info.stream_sequence, info.consumer_sequence);
+    if number != *delivered + 1 {
+        return Err(lost("a delivery is missing"));
     }
+    *delivered = number;
+    Ok(Message { sequence, payload: message.message.payload })
 }

@@ -115,6 +115,7 @@ enum Step {
     Append(u8, u16),
     Purge(u8, u8),
     Record(u8, u8),
+    Forget(u8),
     Reopen,
 }
 
@@ -123,6 +124,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u8..3, 0u16..3000).prop_map(|(log, bytes)| Step::Append(log, bytes)),
         2 => (0u8..3, 0u8..20).prop_map(|(log, back)| Step::Purge(log, back)),
         1 => (0u8..3, any::<u8>()).prop_map(|(key, value)| Step::Record(key, value)),
+        1 => (0u8..3).prop_map(Step::Forget),
         1 => Just(Step::Reopen),
     ];
     proptest::collection::vec(step, 1..60)
@@ -158,6 +160,10 @@ proptest! {
                     Step::Record(key, value) => {
                         let revision = bus.put_record(&format!("r{key}"), Expected::Anything, Bytes::from(vec![value])).await;
                         records[usize::from(key)] = Some((value, revision.unwrap()));
+                    }
+                    Step::Forget(key) => {
+                        bus.delete_record(&format!("r{key}")).await.unwrap();
+                        records[usize::from(key)] = None;
                     }
                     Step::Reopen => {
                         bus.close().await;
