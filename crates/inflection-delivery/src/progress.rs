@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::window::Window;
 
 /// Progress is written at most this often: a crash repeats what was finished since, under equal ids.
-const WRITE_EVERY: Duration = Duration::from_millis(100);
+const WRITE_EVERY: Duration = Duration::from_millis(25);
 /// Wait after a write that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 

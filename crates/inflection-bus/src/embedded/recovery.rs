@@ -79,7 +79,7 @@ fn scan(segment: &Segment, newest: bool, index: &mut Index) -> Result<u64, OpenE
                 at += length;
             }
             Next::End | Next::Broken if newest => {
-                let torn = bytes.iter().skip(at).rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                let torn = without_zeros(bytes.get(at..).unwrap_or_default()).len();
                 if torn == 0 {
                     return Ok(at as u64);
                 }
@@ -96,6 +96,19 @@ fn scan(segment: &Segment, newest: bool, index: &mut Index) -> Result<u64, OpenE
             Next::Broken => return Err(OpenError::Damaged { path: path(), offset: at as u64 }),
         }
     }
+}
+
+/// What is left of a slice without the zeros at its end. Almost all of a fresh file is zeros, so they are compared by the
+/// page.
+fn without_zeros(mut bytes: &[u8]) -> &[u8] {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    while let Some((rest, page)) = bytes.split_last_chunk()
+        && *page == ZEROS
+    {
+        bytes = rest;
+    }
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes.get(..end).unwrap_or_default()
 }
 
 fn apply(frame: &Frame<'_>, segment: &Segment, at: usize, index: &mut Index) -> Option<()> {
