@@ -114,3 +114,14 @@ pub enum RecordError {
     #[error("the bus is unavailable: {0}")]
     Unavailable(String),
 }
+
+/// Why a blob could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The name has characters that names may not have.
+    #[error("not a blob's name")]
+    InvalidName,
+    /// The bus does not answer, or the disk refuses.
+    #[error("blobs are unavailable: {0}")]
+    Unavailable(String),
+}

@@ -1,4 +1,4 @@
-//! Partitioned logs and keyed records over two backends: NATS JetStream, and a store embedded in the process.
+//! Partitioned logs, keyed records and blobs over two backends: NATS JetStream, and a store embedded in the process.
 //!
 //! [`Bus`] is the whole surface. It carries bytes and knows no event. Both backends pass one conformance suite
 //! (`tests/it`); the embedded one is a real store, durable and crash-tested, for one process.
@@ -15,7 +15,7 @@ mod reader;
 use bytes::Bytes;
 
 pub use embedded::EmbeddedConfig;
-pub use error::{AppendError, OpenError, ReadError, RecordError};
+pub use error::{AppendError, BlobError, OpenError, ReadError, RecordError};
 pub use log::{InvalidName, Log, Sequence};
 pub use nats::{DurabilityGap, NatsConfig, ProvisionConfig, Provisioned, StreamSpec};
 pub use reader::{Message, Reader};
@@ -167,6 +167,40 @@ impl Bus {
         match &self.0 {
             Backend::Nats(client) => client.delete_record(key).await,
             Backend::Embedded(store) => store.put_record(key, Expected::Anything, None).await.map(drop),
+        }
+    }
+
+    /// Stores a blob under a name, in place of what was there; whole or not at all. For snapshots: a blob is held in
+    /// memory, and should stay below some hundred MiB.
+    ///
+    /// # Errors
+    /// [`BlobError`] when it cannot be stored.
+    pub async fn put_blob(&self, name: &str, blob: Bytes) -> Result<(), BlobError> {
+        match &self.0 {
+            Backend::Nats(client) => client.put_blob(name, &blob).await,
+            Backend::Embedded(store) => store.put_blob(name, blob).await,
+        }
+    }
+
+    /// Reads a blob, if there is one.
+    ///
+    /// # Errors
+    /// [`BlobError`] when it cannot be read.
+    pub async fn get_blob(&self, name: &str) -> Result<Option<Bytes>, BlobError> {
+        match &self.0 {
+            Backend::Nats(client) => client.get_blob(name).await,
+            Backend::Embedded(store) => store.get_blob(name).await,
+        }
+    }
+
+    /// Deletes a blob. Deleting what is not there is no error.
+    ///
+    /// # Errors
+    /// [`BlobError`] when the bus does not answer.
+    pub async fn delete_blob(&self, name: &str) -> Result<(), BlobError> {
+        match &self.0 {
+            Backend::Nats(client) => client.delete_blob(name).await,
+            Backend::Embedded(store) => store.delete_blob(name).await,
         }
     }
 

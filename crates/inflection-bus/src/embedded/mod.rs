@@ -5,8 +5,10 @@
 //! * `index`: which message lies where, and what is still needed;
 //! * `recovery`: from files to an index;
 //! * `committer`: the one thread that writes: collects what waits, writes it, syncs once, answers everybody;
-//! * `reader`: reading at one's own pace.
+//! * `reader`: reading at one's own pace;
+//! * `blobs`: large things, a file each.
 
+mod blobs;
 mod committer;
 mod frame;
 mod index;
@@ -88,6 +90,7 @@ pub(crate) struct Store {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     committer: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+    data_dir: Arc<PathBuf>,
 }
 
 impl Store {
@@ -107,8 +110,8 @@ impl Store {
         let thread = std::thread::Builder::new()
             .name("bus-committer".into())
             .spawn(move || committer.run())
-            .map_err(|source| OpenError::Io { path, source })?;
-        Ok(Self { shared, requests, committer: Arc::new(Mutex::new(Some(thread))) })
+            .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        Ok(Self { shared, requests, committer: Arc::new(Mutex::new(Some(thread))), data_dir: Arc::new(path) })
     }
 
     async fn request<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, String> {

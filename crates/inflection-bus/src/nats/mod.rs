@@ -1,11 +1,13 @@
 //! The NATS JetStream backend.
 //!
+//! * `blobs`: an object store bucket;
 //! * `client`: the connection, appends, last messages, purges;
 //! * `records`: keyed records over a KV bucket's stream;
 //! * `reader`: reading a subject in order from one's own position;
 //! * `provision`: streams and buckets, and whether they keep what we promise;
 //! * `monitor`: what only the server's monitoring port tells.
 
+mod blobs;
 mod client;
 mod monitor;
 mod provision;
@@ -44,6 +46,14 @@ fn stream_name(stream: &str) -> String {
 
 fn bucket_name() -> String {
     format!("{PREFIX}_records")
+}
+
+fn blobs_bucket() -> String {
+    format!("{PREFIX}_blobs")
+}
+
+fn blobs_stream() -> String {
+    format!("OBJ_{}", blobs_bucket())
 }
 
 fn bucket_stream() -> String {

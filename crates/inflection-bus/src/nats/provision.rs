@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, kv};
+use async_nats::jetstream::{self, kv, object_store};
 
-use super::{Client, PREFIX, bucket_name, bucket_stream, monitor, stream_name};
+use super::{Client, PREFIX, blobs_bucket, blobs_stream, bucket_name, bucket_stream, monitor, stream_name};
 use crate::error::OpenError;
 
 /// The server's own removal of repeated appends reaches this far back: longer than an append is repeated.
@@ -138,8 +138,30 @@ impl Client {
             source: source.into(),
         })?;
         if existed { &mut done.found } else { &mut done.created }.push(bucket);
+        self.provision_blobs(config, &mut done).await?;
         done.gaps = self.check(config).await?;
         Ok(done)
+    }
+
+    async fn provision_blobs(&self, config: &ProvisionConfig, done: &mut Provisioned) -> Result<(), OpenError> {
+        let bucket = blobs_bucket();
+        if self.exists(&blobs_stream()).await {
+            done.found.push(bucket);
+            return Ok(());
+        }
+        let wanted = object_store::Config {
+            bucket: bucket.clone(),
+            description: Some("inflection-source: snapshots".into()),
+            storage: StorageType::File,
+            num_replicas: config.replicas,
+            ..object_store::Config::default()
+        };
+        self.context
+            .create_object_store(wanted)
+            .await
+            .map_err(|source| OpenError::Refused { what: format!("create bucket {bucket}"), source: source.into() })?;
+        done.created.push(bucket);
+        Ok(())
     }
 
     async fn exists(&self, stream: &str) -> bool {
@@ -149,7 +171,7 @@ impl Client {
     /// Compares what is there with the policy.
     pub(crate) async fn check(&self, config: &ProvisionConfig) -> Result<Vec<DurabilityGap>, OpenError> {
         let mut gaps = Vec::new();
-        let names = config.streams.iter().map(|spec| stream_name(spec.name)).chain([bucket_stream()]);
+        let names = config.streams.iter().map(|spec| stream_name(spec.name)).chain([bucket_stream(), blobs_stream()]);
         for name in names {
             let Ok(stream) = self.context.get_stream(&name).await else { return Err(OpenError::NotProvisioned(name)) };
             let found = &stream.cached_info().config;
@@ -162,7 +184,7 @@ impl Client {
             if found.persist_mode == Some(PersistenceMode::Async) {
                 gaps.push(DurabilityGap::AsyncPersist(name.clone()));
             }
-            let log = name != bucket_stream();
+            let log = name != bucket_stream() && name != blobs_stream();
             let evicts =
                 found.discard != DiscardPolicy::New || found.max_messages > 0 || found.max_messages_per_subject > 0;
             if !found.max_age.is_zero() || (log && evicts) {

@@ -70,7 +70,7 @@ impl NatsServer {
         };
         let streams = vec![StreamSpec { name: "events", bytes_max }];
         let done = bus.provision(&ProvisionConfig { streams, replicas: 1 }).await.expect("it provisions");
-        assert_eq!(done.created.len() + done.found.len(), 2);
+        assert_eq!(done.created.len() + done.found.len(), 3);
         bus
     }
 }

@@ -1,7 +1,7 @@
 //! What every backend does.
 
 use bytes::Bytes;
-use inflection_bus::{AppendError, Bus, Expected, Record, RecordError};
+use inflection_bus::{AppendError, BlobError, Bus, Expected, Record, RecordError};
 
 use crate::backends::{NatsServer, embedded_config, log};
 
@@ -16,6 +16,7 @@ async fn conforms(bus: Bus, full: Bus) {
     of_two_writers_with_one_fence_one_wins(&bus).await;
     purged_messages_are_gone_and_the_rest_stays(&bus).await;
     records_compare_and_set(&bus).await;
+    blobs_are_whole_or_not_there(&bus).await;
     too_large_is_refused(&bus).await;
     logs_are_apart(&bus).await;
     full_is_a_named_error_and_purging_makes_room(&full).await;
@@ -143,6 +144,18 @@ async fn records_compare_and_set(bus: &Bus) {
     put(Expected::Anything, "four").await.expect("anything");
     assert!(matches!(bus.get_record("a key").await, Ok(None) | Err(RecordError::InvalidKey)));
     assert!(matches!(bus.put_record("a.*", Expected::Anything, Bytes::new()).await, Err(RecordError::InvalidKey)));
+}
+
+async fn blobs_are_whole_or_not_there(bus: &Bus) {
+    let large = Bytes::from(vec![7; 3 << 20]);
+    assert_eq!(bus.get_blob("snapshot.1").await.expect("an answer"), None);
+    bus.put_blob("snapshot.1", Bytes::from_static(b"old")).await.expect("stored");
+    bus.put_blob("snapshot.1", large.clone()).await.expect("replaced");
+    assert_eq!(bus.get_blob("snapshot.1").await.expect("an answer"), Some(large));
+    bus.delete_blob("snapshot.1").await.expect("deleted");
+    bus.delete_blob("snapshot.1").await.expect("deleting twice is no error");
+    assert_eq!(bus.get_blob("snapshot.1").await.expect("an answer"), None);
+    assert!(matches!(bus.put_blob("../x", Bytes::new()).await, Err(BlobError::InvalidName)));
 }
 
 async fn too_large_is_refused(bus: &Bus) {
