@@ -11,6 +11,7 @@ mod error;
 mod log;
 mod nats;
 mod reader;
+mod watch;
 
 use bytes::Bytes;
 
@@ -19,6 +20,7 @@ pub use error::{AppendError, BlobError, OpenError, ReadError, RecordError};
 pub use log::{InvalidName, Log, Sequence};
 pub use nats::{DurabilityGap, NatsConfig, ProvisionConfig, Provisioned, StreamSpec};
 pub use reader::{Message, Reader};
+pub use watch::{RecordChange, Watch};
 
 /// A handle to the bus. Clones share one connection or one store.
 #[derive(Debug, Clone)]
@@ -126,6 +128,17 @@ impl Bus {
         }
     }
 
+    /// The logs of a stream (`parked`: all logs whose name begins with `parked.`) that hold messages.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the bus does not answer.
+    pub async fn logs(&self, stream: &str) -> Result<Vec<Log>, ReadError> {
+        match &self.0 {
+            Backend::Nats(client) => client.logs(stream).await,
+            Backend::Embedded(store) => Ok(store.logs(stream)),
+        }
+    }
+
     /// Deletes the messages of a log up to and including a sequence.
     ///
     /// # Errors
@@ -167,6 +180,16 @@ impl Bus {
         match &self.0 {
             Backend::Nats(client) => client.delete_record(key).await,
             Backend::Embedded(store) => store.put_record(key, Expected::Anything, None).await.map(drop),
+        }
+    }
+
+    /// Follows the records whose key begins with `prefix` and a dot: what they hold now, and then every change, also by
+    /// other processes. Of several quick changes of one key only the last may be seen.
+    #[must_use]
+    pub fn watch(&self, prefix: &str) -> Watch {
+        match &self.0 {
+            Backend::Nats(client) => Watch::nats(client.watch(prefix)),
+            Backend::Embedded(store) => Watch::embedded(store.watch(prefix)),
         }
     }
 

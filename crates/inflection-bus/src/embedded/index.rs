@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::frame::{self, Frame};
 use super::segment::{Segment, SegmentNumber};
-use crate::{Expected, Log, Record, RecordError, Sequence};
+use crate::{Expected, Log, Record, RecordChange, RecordError, Sequence};
 
 /// Newest payloads of one log kept in memory, in bytes: a reader that keeps up never touches the disk.
 const TAIL_BYTES_MAX: usize = 1024 * 1024;
@@ -61,7 +61,7 @@ pub(crate) struct Index {
     logs: HashMap<Log, LogIndex>,
     records: BTreeMap<String, Record>,
     record_bytes: usize,
-    last_revision: u64,
+    last_revision: watch::Sender<u64>,
     pub(super) segments: BTreeMap<SegmentNumber, Usage>,
 }
 
@@ -186,7 +186,7 @@ impl Index {
 
     /// The revision that the next write gets.
     pub(super) fn next_revision(&self) -> u64 {
-        self.last_revision + 1
+        *self.last_revision.borrow() + 1
     }
 
     /// Whether a write that adds `bytes` (0 for a deletion) may happen, that expects `expected` and finds the revision `found`.
@@ -206,7 +206,6 @@ impl Index {
     }
 
     pub(super) fn set_record(&mut self, key: &str, revision: u64, value: Option<Bytes>) {
-        self.last_revision = self.last_revision.max(revision);
         let size = |key: &str, value: &Bytes| key.len() + value.len();
         if let Some(old) = self.records.remove(key) {
             self.record_bytes -= size(key, &old.value);
@@ -215,6 +214,25 @@ impl Index {
             self.record_bytes += size(key, &value);
             self.records.insert(key.to_owned(), Record { value, revision });
         }
+        self.last_revision.send_modify(|last| *last = (*last).max(revision));
+    }
+
+    /// Tells of every write of a record.
+    pub(super) fn revisions(&self) -> watch::Receiver<u64> {
+        self.last_revision.subscribe()
+    }
+
+    /// The records under a prefix that were written after a revision.
+    pub(super) fn records_after(&self, prefix: &str, revision: u64) -> Vec<RecordChange> {
+        let under = self.records.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        let after = under.filter(|(_, record)| record.revision > revision);
+        after.map(|(key, record)| RecordChange { key: key.clone(), value: record.value.clone() }).collect()
+    }
+
+    /// The logs of a stream that hold messages.
+    pub(super) fn logs(&self, stream: &str) -> Vec<Log> {
+        let held = self.logs.iter().filter(|(log, index)| log.stream() == stream && index.last > index.purged);
+        held.map(|(log, _)| log.clone()).collect()
     }
 
     /// What a new file must begin with so that every older file may go.
@@ -226,7 +244,7 @@ impl Index {
             Frame::Record { key, revision: record.revision, value: &record.value }.encode(out);
         }
         // The highest revision may belong to a record that is gone; revisions must not be given twice.
-        Frame::Delete { key: "", revision: self.last_revision }.encode(out);
+        Frame::Delete { key: "", revision: *self.last_revision.borrow() }.encode(out);
     }
 
     /// The messages that lie in a file and are still needed.

@@ -6,6 +6,7 @@
 //! * `recovery`: from files to an index;
 //! * `committer`: the one thread that writes: collects what waits, writes it, syncs once, answers everybody;
 //! * `reader`: reading at one's own pace;
+//! * `watch`: following keyed records;
 //! * `blobs`: large things, a file each.
 
 mod blobs;
@@ -15,12 +16,13 @@ mod index;
 mod reader;
 mod recovery;
 mod segment;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch as signal};
 
 use crate::error::{AppendError, OpenError, ReadError, RecordError};
 use crate::log::is_name;
@@ -28,6 +30,7 @@ use crate::{Expected, Log, Message, Record, Sequence};
 use committer::{Committer, Request};
 use index::Index;
 pub(crate) use reader::Reader;
+pub(crate) use watch::Watch;
 
 /// Largest payload of one message: the default of a NATS server, so that both backends refuse the same.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
@@ -61,7 +64,7 @@ pub(crate) struct Shared {
     /// Why the store stopped taking writes, once it has.
     failure: Mutex<Option<String>>,
     /// True once nothing is written any more, closed or failed: readers stop waiting.
-    closed: watch::Sender<bool>,
+    closed: signal::Sender<bool>,
 }
 
 impl Shared {
@@ -104,7 +107,7 @@ impl Store {
         let path = config.data_dir.clone();
         let recovered = recovery::recover(&config)?;
         let (index, failure) = (RwLock::new(recovered.index), Mutex::new(None));
-        let shared = Arc::new(Shared { index, failure, closed: watch::Sender::new(false) });
+        let shared = Arc::new(Shared { index, failure, closed: signal::Sender::new(false) });
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS_MAX);
         let committer = Committer::new(config, recovered.active, recovered.lock, Arc::clone(&shared), waiting);
         let thread = std::thread::Builder::new()
@@ -169,6 +172,14 @@ impl Store {
     pub(crate) fn read(&self, log: &Log, after: Sequence) -> Reader {
         let tail = self.shared.index_mut().watch(log);
         Reader::new(Arc::clone(&self.shared), log.clone(), after, tail)
+    }
+
+    pub(crate) fn watch(&self, prefix: &str) -> Watch {
+        Watch::new(Arc::clone(&self.shared), prefix)
+    }
+
+    pub(crate) fn logs(&self, stream: &str) -> Vec<Log> {
+        self.shared.index().logs(stream)
     }
 
     pub(crate) async fn last(&self, log: &Log) -> Result<Option<Message>, ReadError> {

@@ -3,6 +3,7 @@
 //! * `blobs`: an object store bucket;
 //! * `client`: the connection, appends, last messages, purges;
 //! * `records`: keyed records over a KV bucket's stream;
+//! * `watch`: following keyed records;
 //! * `reader`: reading a subject in order from one's own position;
 //! * `provision`: streams and buckets, and whether they keep what we promise;
 //! * `monitor`: what only the server's monitoring port tells.
@@ -13,12 +14,14 @@ mod monitor;
 mod provision;
 mod reader;
 mod records;
+mod watch;
 
 use std::path::PathBuf;
 
 pub(crate) use client::Client;
 pub use provision::{DurabilityGap, ProvisionConfig, Provisioned, StreamSpec};
 pub(crate) use reader::Reader;
+pub(crate) use watch::Watch;
 
 /// How to reach NATS.
 #[derive(Debug, Clone, Default)]

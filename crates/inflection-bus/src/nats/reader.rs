@@ -6,12 +6,14 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
-use futures_util::{FutureExt as _, StreamExt as _};
+use async_nats::jetstream::stream::Stream;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use tokio::sync::watch;
 
-use super::Client;
+use super::{Client, PREFIX, stream_name};
 use crate::{Log, Message, ReadError, Sequence};
 
 /// Bytes asked for at once: what may lie in memory for one subject before it is handed out.
@@ -23,7 +25,7 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// The server forgets a consumer nobody pulls from after this.
 const INACTIVE: Duration = Duration::from_secs(60);
 /// Shortest and longest wait before a consumer is made anew.
-const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+pub(super) const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Reads one log from NATS.
 #[derive(Debug)]
@@ -35,11 +37,12 @@ pub(crate) struct Reader {
     wait: Duration,
 }
 
-struct Open {
-    messages: pull::Stream,
+/// A consumer that delivers.
+pub(super) struct Open {
+    pub(super) messages: pull::Stream,
     /// The consumer's count of deliveries so far: the next message must be the next number.
-    delivered: u64,
-    connections: watch::Receiver<u64>,
+    pub(super) delivered: u64,
+    pub(super) connections: watch::Receiver<u64>,
 }
 
 impl std::fmt::Debug for Open {
@@ -68,7 +71,7 @@ impl Reader {
             };
             let next = tokio::select! {
                 biased;
-                next = next_message(&mut open.messages, &mut open.delivered) => next,
+                next = next_message(&mut open.messages, &mut open.delivered) => next.and_then(numbered),
                 // The server counts what it has written to a socket as delivered. After a new connection only a new
                 // consumer is sure to bring what the old one lost, and not only when something newer shows the gap.
                 _ = open.connections.changed() => Err(ReadError::Unavailable("reconnected".to_owned())),
@@ -100,7 +103,7 @@ impl Reader {
         let mut messages = vec![first];
         while bytes < bytes_max {
             let Some(open) = &mut self.open else { break };
-            match next_message(&mut open.messages, &mut open.delivered).now_or_never() {
+            match next_message(&mut open.messages, &mut open.delivered).now_or_never().map(|next| next.and_then(numbered)) {
                 None => break,
                 Some(Ok(message)) => {
                     bytes += message.payload.len();
@@ -116,21 +119,33 @@ impl Reader {
 
 impl Client {
     async fn open(&self, log: &Log, after: Sequence) -> Result<Open, ReadError> {
+        let stream = self.stream(log).await?;
+        let from = DeliverPolicy::ByStartSequence { start_sequence: after + 1 };
+        self.open_at(&stream, Self::subject(log), from).await.map(|(open, _)| open)
+    }
+
+    /// Makes a consumer; also tells how many messages it has to deliver at first.
+    pub(super) async fn open_at(
+        &self,
+        stream: &Stream<()>,
+        subject: String,
+        deliver_policy: DeliverPolicy,
+    ) -> Result<(Open, u64), ReadError> {
         let unavailable = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string());
         let mut connections = self.connections.clone();
         connections.mark_unchanged();
-        let stream = self.stream(log).await?;
         let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            deliver_policy,
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
-            filter_subject: Self::subject(log),
+            filter_subject: subject,
             inactive_threshold: INACTIVE,
             memory_storage: true,
             num_replicas: 1,
             ..pull::Config::default()
         };
         let consumer = stream.create_consumer(config).await.map_err(|error| unavailable(&error))?;
+        let there = consumer.cached_info().num_pending;
         let messages = consumer
             .stream()
             .max_bytes_per_batch(PULL_BYTES)
@@ -140,22 +155,43 @@ impl Client {
             .messages()
             .await
             .map_err(|error| unavailable(&error))?;
-        Ok(Open { messages, delivered: 0, connections })
+        Ok((Open { messages, delivered: 0, connections }, there))
+    }
+
+    /// The logs of a stream that hold messages.
+    pub(crate) async fn logs(&self, stream: &str) -> Result<Vec<Log>, ReadError> {
+        let unavailable = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string());
+        let found = self.context.get_stream_no_info(stream_name(stream)).await.map_err(|error| unavailable(&error))?;
+        let mut subjects = found.info_with_subjects(">").await.map_err(|error| unavailable(&error))?;
+        let (mut logs, prefix) = (Vec::new(), format!("{PREFIX}."));
+        while let Some((subject, count)) = subjects.try_next().await.map_err(|error| unavailable(&error))? {
+            let log = subject.strip_prefix(&prefix).and_then(|name| Log::new(name).ok());
+            logs.extend(log.filter(|_| count > 0));
+        }
+        Ok(logs)
     }
 }
 
-async fn next_message(messages: &mut pull::Stream, delivered: &mut u64) -> Result<Message, ReadError> {
+/// The next message, if it is the one after the last.
+pub(super) async fn next_message(
+    messages: &mut pull::Stream,
+    delivered: &mut u64,
+) -> Result<jetstream::Message, ReadError> {
     let lost = |why: &str| ReadError::Unavailable(why.to_owned());
     let message = match messages.next().await {
         Some(Ok(message)) => message,
         Some(Err(error)) => return Err(lost(&error.to_string())),
         None => return Err(lost("the consumer ended")),
     };
-    let info = message.info().map_err(|error| lost(&error.to_string()))?;
-    let (sequence, number) = (info.stream_sequence, info.consumer_sequence);
+    let number = message.info().map_err(|error| lost(&error.to_string()))?.consumer_sequence;
     if number != *delivered + 1 {
         return Err(lost("a delivery is missing"));
     }
     *delivered = number;
-    Ok(Message { sequence, payload: message.message.payload })
+    Ok(message)
+}
+
+fn numbered(message: jetstream::Message) -> Result<Message, ReadError> {
+    let info = message.info().map_err(|error| ReadError::Unavailable(error.to_string()))?;
+    Ok(Message { sequence: info.stream_sequence, payload: message.message.payload })
 }

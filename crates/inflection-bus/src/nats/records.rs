@@ -13,7 +13,7 @@ use crate::log::is_name;
 use crate::{Expected, Record, RecordError};
 
 /// Header by which a bucket marks deletions.
-const OPERATION: &str = "KV-Operation";
+pub(super) const OPERATION: &str = "KV-Operation";
 
 /// What lies under a key: a value, or the mark of a deletion.
 struct Entry {

@@ -16,6 +16,7 @@ async fn conforms(bus: Bus, full: Bus) {
     of_two_writers_with_one_fence_one_wins(&bus).await;
     purged_messages_are_gone_and_the_rest_stays(&bus).await;
     records_compare_and_set(&bus).await;
+    records_are_watched(&bus).await;
     blobs_are_whole_or_not_there(&bus).await;
     too_large_is_refused(&bus).await;
     logs_are_apart(&bus).await;
@@ -146,6 +147,30 @@ async fn records_compare_and_set(bus: &Bus) {
     assert!(matches!(bus.put_record("a.*", Expected::Anything, Bytes::new()).await, Err(RecordError::InvalidKey)));
 }
 
+async fn records_are_watched(bus: &Bus) {
+    let put = |key: &'static str, value: &'static str| bus.put_record(key, Expected::Anything, Bytes::from(value));
+    let seen = |changes: Vec<inflection_bus::RecordChange>| {
+        changes.into_iter().map(|change| (change.key, String::from_utf8(change.value.to_vec()).unwrap()))
+    };
+    let mut empty = bus.watch("watched");
+    assert!(empty.next().await.expect("an answer").is_empty(), "nothing is there yet");
+    put("watched.a", "1").await.expect("put");
+    put("watched.b.c", "2").await.expect("put");
+    put("watchedmore.a", "another prefix").await.expect("put");
+    let mut later = bus.watch("watched");
+    let there: std::collections::BTreeMap<_, _> = seen(later.next().await.expect("changes")).collect();
+    assert_eq!(there, [("watched.a", "1"), ("watched.b.c", "2")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    for watch in [&mut empty, &mut later] {
+        let (changes, written) = tokio::join!(watch.next(), put("watched.a", "3"));
+        written.expect("put");
+        let mut last: std::collections::BTreeMap<_, _> = seen(changes.expect("changes")).collect();
+        // Of the first watch the earlier writes may come before it.
+        while last.get("watched.a").is_none_or(|value| value != "3") {
+            last.extend(seen(watch.next().await.expect("changes")));
+        }
+    }
+}
+
 async fn blobs_are_whole_or_not_there(bus: &Bus) {
     let large = Bytes::from(vec![7; 3 << 20]);
     assert_eq!(bus.get_blob("snapshot.1").await.expect("an answer"), None);
@@ -171,6 +196,11 @@ async fn logs_are_apart(bus: &Bus) {
     bus.append(&other, None, numbered(2)).await.expect("appended");
     assert_eq!(bus.last(&one).await.expect("an answer").expect("a message").payload, numbered(1));
     assert_eq!(bus.last(&other).await.expect("an answer").expect("a message").payload, numbered(2));
+    let listed = bus.logs("events").await.expect("an answer");
+    assert!(listed.contains(&one) && listed.contains(&other), "{listed:?}");
+    bus.purge(&one, u64::MAX >> 1).await.expect("purged");
+    let listed = bus.logs("events").await.expect("an answer");
+    assert!(!listed.contains(&one) && listed.contains(&other), "{listed:?}");
 }
 
 async fn full_is_a_named_error_and_purging_makes_room(bus: &Bus) {
