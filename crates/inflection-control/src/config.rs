@@ -1,17 +1,22 @@
 //! The configuration file.
 
+mod read;
+mod secrets;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use inflection_domain::{
-    CallKind, ClickPerOpen, ConnectionId, InstallationId, InstallationKey, MachinePolicy, Policy, WorkspaceId,
-};
-use inflection_segment::{Endpoint, Region};
+use inflection_domain::{CallKind, ConnectionId, InstallationId, InstallationKey, Policy, WorkspaceId};
+use inflection_segment::Endpoint;
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
-use crate::Secret;
+use self::read::Context;
+use self::secrets::Master;
 use crate::document::{Mistakes, Table};
+use crate::{MasterKey, Secret};
 
 /// Everything that is configured.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +36,8 @@ pub struct InstallationSettings {
     pub id: Option<InstallationId>,
     /// Persons are derived from addresses under it.
     pub key: Option<InstallationKey>,
+    /// Opens the sealed secrets of the file.
+    pub master_key: Option<MasterKey>,
 }
 
 /// Which bus, and where. Flags win over what stands here.
@@ -51,7 +58,7 @@ pub struct BusSettings {
 }
 
 /// A customer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workspace {
     /// Its name.
     pub id: WorkspaceId,
@@ -68,7 +75,7 @@ pub struct Workspace {
 }
 
 /// One Segment source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     /// Its name, unique in the workspace.
     pub id: ConnectionId,
@@ -88,9 +95,35 @@ pub struct Connection {
     pub email: EmailPolicy,
     /// Whether bodies are compressed.
     pub gzip: bool,
+    /// Whether properties whose names collide with columns of a warehouse, `event` and `userId`, are also sent under
+    /// names that do not: `email_event` and `prospect_id`.
+    pub warehouse_names: bool,
+    /// Calls that an outage kept for so long go to the dead letters as `expired`.
+    pub expire_after: Duration,
 }
 
 impl Connection {
+    /// Seven days, unless it is set.
+    pub const EXPIRE_AFTER_DEFAULT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+    /// A connection that has what it cannot do without, and the defaults of everything else.
+    #[must_use]
+    pub fn new(id: ConnectionId, write_key: Secret, endpoint: Endpoint) -> Self {
+        Self {
+            id,
+            write_key,
+            endpoint,
+            naming: Naming::default(),
+            uniqueness: Uniqueness::default(),
+            calls: None,
+            events_per_second: None,
+            email: EmailPolicy::default(),
+            gzip: true,
+            warehouse_names: true,
+            expire_after: Self::EXPIRE_AFTER_DEFAULT,
+        }
+    }
+
     /// Most calls a second: what is set, else Segment's own ceiling for a workspace; another receiver has none.
     #[must_use]
     pub fn rate(&self) -> Option<u32> {
@@ -136,7 +169,7 @@ pub enum EmailPolicy {
 }
 
 /// An email service provider's webhook.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
     /// The provider's name in the path.
     pub provider: String,
@@ -194,7 +227,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every mistake.
     pub fn load(path: &Path, options: Options) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.to_path_buf(), error))?;
+        // The text may hold secrets, so it is wiped like them.
+        let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
+            .map_err(|error| ConfigError::Unreadable(path.to_path_buf(), error))?;
         Self::parse(&text, options).map_err(|mistakes| ConfigError::Mistakes(path.to_path_buf(), mistakes))
     }
 
@@ -212,250 +248,18 @@ impl Config {
             }
         };
         let root = Table::root(&document, &mistakes);
+        let installation = root.table("installation");
+        let master = installation.as_ref().map_or(Master::Absent, Master::of);
+        let context = Context { master: &master, options };
         let config = Self {
-            installation: root.table("installation").map(installation).unwrap_or_default(),
-            bus: root.table("bus").map(bus).unwrap_or_default(),
-            workspaces: workspaces(&root, options),
+            installation: installation.map(|table| read::installation(table, &master)).unwrap_or_default(),
+            bus: root.table("bus").map(read::bus).unwrap_or_default(),
+            workspaces: read::workspaces(&root, context),
         };
         root.finish();
         let list = mistakes.into_list();
         if list.is_empty() { Ok(config) } else { Err(list) }
     }
-}
-
-fn installation(table: Table<'_, '_>) -> InstallationSettings {
-    let id = table.parsed("id", "1 to 64 letters, digits, '-' and '_'", |text| InstallationId::new(text).ok());
-    let key = table.table("key").and_then(secret).and_then(|(secret, span)| {
-        let bytes: Option<Vec<u8>> = (0..64)
-            .step_by(2)
-            .map(|at| secret.expose().get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
-            .collect();
-        let key = bytes.filter(|_| secret.expose().len() == 64).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        if key.is_none() {
-            table.wrong(&span, "installation.key must be 64 hexadecimal digits");
-        }
-        key.map(InstallationKey::new)
-    });
-    table.finish();
-    InstallationSettings { id, key }
-}
-
-fn bus(table: Table<'_, '_>) -> BusSettings {
-    let kind = table.parsed("kind", "\"embedded\" or \"nats\"", |kind| {
-        ["embedded", "nats"].contains(&kind).then(|| kind.to_owned())
-    });
-    let settings = BusSettings {
-        data_dir: table.text("data_dir").map(|at| at.value.into()),
-        disk_bytes_max: table.number("disk_bytes_max", 1_048_576..u64::MAX),
-        urls: table.texts("urls").unwrap_or_default().into_iter().map(|at| at.value.to_owned()).collect(),
-        creds_file: table.text("creds_file").map(|at| at.value.into()),
-        ca_file: table.text("ca_file").map(|at| at.value.into()),
-        monitor_url: table.text("monitor_url").map(|at| at.value.to_owned()),
-    };
-    if kind.as_deref() == Some("nats") && settings.urls.is_empty() {
-        table.wrong(table.span(), "bus.urls is missing: a bus of kind \"nats\" needs at least one server");
-    }
-    table.finish();
-    settings
-}
-
-fn workspaces(root: &Table<'_, '_>, options: Options) -> Vec<Workspace> {
-    let (mut ids, mut tokens) = (HashSet::new(), HashSet::new());
-    let mut list = Vec::new();
-    for table in root.tables("workspaces") {
-        let id = name(&table, "id", WorkspaceId::new);
-        if let Some(id) = id.as_ref().filter(|id| !ids.insert((*id).clone())) {
-            table.wrong(table.span(), format!("workspace {id} stands here twice"));
-        }
-        let ingest_keys = secrets(&table, "ingest_keys");
-        let rate = table.number("ingest_events_per_second", 1..1_000_000_000).and_then(|rate| u32::try_from(rate).ok());
-        let policy = table.table("engagement").map(policy).unwrap_or_default();
-        let mut connection_ids = HashSet::new();
-        let connections: Vec<Connection> = table
-            .tables("connections")
-            .into_iter()
-            .filter_map(|connection| self::connection(connection, &mut connection_ids, options))
-            .collect();
-        let webhooks = table.tables("webhooks").into_iter().filter_map(|hook| webhook(hook, &mut tokens)).collect();
-        table.finish();
-        list.extend(id.map(|id| Workspace {
-            id,
-            ingest_keys,
-            ingest_events_per_second: rate,
-            policy,
-            connections,
-            webhooks,
-        }));
-    }
-    list
-}
-
-fn name<T>(
-    table: &Table<'_, '_>,
-    key: &'static str,
-    new: fn(&str) -> Result<T, inflection_domain::InvalidId>,
-) -> Option<T> {
-    let text = table.required_text(key)?;
-    new(text.value).map_err(|error| table.wrong(&text.span, format!("{key} {:?} {error}", text.value))).ok()
-}
-
-fn policy(table: Table<'_, '_>) -> Policy {
-    let machine = |text: &str| match text {
-        "flag" => Some(MachinePolicy::Flag),
-        "include" => Some(MachinePolicy::Include),
-        "drop" => Some(MachinePolicy::Drop),
-        _ => None,
-    };
-    let scope = |text: &str| match text {
-        "message" => Some(ClickPerOpen::Message),
-        "link" => Some(ClickPerOpen::Link),
-        _ => None,
-    };
-    let words = "\"flag\", \"include\" or \"drop\"";
-    let policy = Policy {
-        implied_open: table.flag("implied_open").unwrap_or_default(),
-        click_per_open: table.parsed("click_per_open", "\"message\" or \"link\"", scope).unwrap_or_default(),
-        machine_opens: table.parsed("machine_opens", words, machine).unwrap_or_default(),
-        machine_clicks: table.parsed("machine_clicks", words, machine).unwrap_or_default(),
-    };
-    table.finish();
-    policy
-}
-
-fn connection(table: Table<'_, '_>, ids: &mut HashSet<ConnectionId>, options: Options) -> Option<Connection> {
-    let id = name(&table, "id", ConnectionId::new);
-    if let Some(id) = id.as_ref().filter(|id| !ids.insert((*id).clone())) {
-        table.wrong(table.span(), format!("connection {id} stands in this workspace twice"));
-    }
-    let write_key = required_secret(&table, "write_key");
-    let region = table.parsed("region", "\"us\" or \"eu\"", Region::from_name);
-    let endpoint = table.text("endpoint").map(|text| {
-        let parsed = Endpoint::parse(text.value, options.allow_insecure_endpoint);
-        parsed.map_err(|error| table.wrong(&text.span, format!("endpoint {error}"))).ok()
-    });
-    if region.is_some() && endpoint.is_some() {
-        table.wrong(table.span(), "region and endpoint exclude each other");
-    }
-    let naming = |text: &str| match text {
-        "inflection" => Some(Naming::Inflection),
-        "segment-spec" => Some(Naming::SegmentSpec),
-        "both" => Some(Naming::Both),
-        _ => None,
-    };
-    let uniqueness = |text: &str| match text {
-        "events" => Some(Uniqueness::Events),
-        "flags" => Some(Uniqueness::Flags),
-        "first-only" => Some(Uniqueness::FirstOnly),
-        _ => None,
-    };
-    let email = |text: &str| match text {
-        "plain" => Some(EmailPolicy::Plain),
-        "sha256" => Some(EmailPolicy::Sha256),
-        "omit" => Some(EmailPolicy::Omit),
-        _ => None,
-    };
-    let naming = table.parsed("naming", "\"inflection\", \"segment-spec\" or \"both\"", naming).unwrap_or_default();
-    let uniqueness =
-        table.parsed("uniqueness", "\"events\", \"flags\" or \"first-only\"", uniqueness).unwrap_or_default();
-    let email = table.parsed("email", "\"plain\", \"sha256\" or \"omit\"", email).unwrap_or_default();
-    let calls = calls(&table);
-    let per_second = table.number("events_per_second", 1..1_000_000_000).and_then(|rate| u32::try_from(rate).ok());
-    let gzip = table.flag("gzip").unwrap_or(true);
-    table.finish();
-    let endpoint = endpoint.unwrap_or_else(|| Some(Endpoint::of_region(region.unwrap_or_default())))?;
-    Some(Connection {
-        id: id?,
-        write_key: write_key?,
-        endpoint,
-        naming,
-        uniqueness,
-        calls,
-        events_per_second: per_second,
-        email,
-        gzip,
-    })
-}
-
-/// The `events` list: names as in configuration (`email_opened`), as at Segment (`Email Opened`), or `*`.
-fn calls(table: &Table<'_, '_>) -> Option<HashSet<CallKind>> {
-    let list = table.texts("events")?;
-    let mut calls = HashSet::new();
-    for text in list {
-        let named = |kind: &CallKind| kind.name() == text.value || kind.event_name() == Some(text.value);
-        if text.value == "*" {
-            return None;
-        }
-        match CallKind::ALL.into_iter().find(named) {
-            Some(kind) => {
-                calls.insert(kind);
-            }
-            None => {
-                let known = CallKind::ALL.map(CallKind::name).join(", ");
-                table.wrong(&text.span, format!("events: {:?} is unknown; known: *, {known}", text.value));
-            }
-        }
-    }
-    Some(calls)
-}
-
-fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>) -> Option<Webhook> {
-    let provider = table.required_text("provider");
-    if let Some(provider) = provider.as_ref().filter(|provider| provider.value != "sendgrid") {
-        table.wrong(&provider.span, format!("provider {:?} is unknown; known: sendgrid", provider.value));
-    }
-    let token = table.required_text("token");
-    let token = token.and_then(|text| {
-        let plain = text.value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if text.value.len() < 16 || !plain {
-            table.wrong(&text.span, "token must be at least 16 letters, digits, '-' or '_', and hard to guess");
-        } else if !tokens.insert(text.value.to_owned()) {
-            table.wrong(&text.span, "token is used by another webhook");
-        }
-        Secret::new(text.value)
-    });
-    let secrets = secrets(&table, "secrets");
-    if secrets.is_empty() {
-        table.wrong(table.span(), "secrets is missing or empty: without it anybody could send events");
-    }
-    table.finish();
-    Some(Webhook { provider: provider?.value.to_owned(), token: token?, secrets })
-}
-
-fn secrets(table: &Table<'_, '_>, key: &'static str) -> Vec<Secret> {
-    table.tables(key).into_iter().filter_map(secret).map(|(secret, _)| secret).collect()
-}
-
-fn required_secret(table: &Table<'_, '_>, key: &'static str) -> Option<Secret> {
-    match table.table(key) {
-        Some(found) => secret(found).map(|(secret, _)| secret),
-        None => {
-            table.wrong(table.span(), format!("{key} is missing: {{ file = \"…\" }} or {{ value = \"…\" }}"));
-            None
-        }
-    }
-}
-
-/// `{ file = "…" }` or `{ value = "…" }`.
-fn secret(table: Table<'_, '_>) -> Option<(Secret, std::ops::Range<usize>)> {
-    let (file, value) = (table.text("file"), table.text("value"));
-    let span = table.span().clone();
-    let secret = match (&file, &value) {
-        (Some(file), None) => match std::fs::read_to_string(file.value) {
-            Ok(text) => Secret::new(&text),
-            Err(error) => {
-                table.wrong(&file.span, format!("{} cannot be read: {error}", file.value));
-                table.finish();
-                return None;
-            }
-        },
-        (None, Some(value)) => Secret::new(value.value),
-        _ => None,
-    };
-    if secret.is_none() {
-        table.wrong(&span, "a secret is { file = \"…\" } or { value = \"…\" }, one of them, and not empty");
-    }
-    table.finish();
-    secret.map(|secret| (secret, span))
 }
 
 #[cfg(test)]

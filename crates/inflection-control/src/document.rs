@@ -95,8 +95,12 @@ impl<'d, 'm> Table<'d, 'm> {
         self.typed(key, "a string", DeValue::as_str)
     }
 
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     pub(crate) fn required_text(&self, key: &'static str) -> Option<At<&'d str>> {
-        if !self.table.contains_key(key) {
+        if !self.contains(key) {
             self.asked.borrow_mut().insert(key);
             self.wrong(&self.span, format!("{} is missing", self.path(key)));
             return None;

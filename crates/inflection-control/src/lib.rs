@@ -1,12 +1,14 @@
 //! Workspaces, connections, keys and secrets, and the configuration file they come from.
 //!
 //! [`Config::parse`] reads the whole file and reports every mistake at once, each with its line. Nothing here opens a
-//! port or a connection; nothing here prints a secret.
+//! port or a connection; nothing here prints a secret. A [`MasterKey`] seals secrets, so that the file may lie where
+//! others read it.
 
 mod config;
 mod document;
 mod keys;
 mod rate;
+mod sealed;
 mod secret;
 
 pub use config::{
@@ -15,4 +17,5 @@ pub use config::{
 };
 pub use keys::IngestKeys;
 pub use rate::RateBudget;
+pub use sealed::{Binding, MasterKey, SealError};
 pub use secret::Secret;

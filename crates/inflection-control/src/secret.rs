@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-/// A write key, ingest key or signing secret. It is never printed; whoever needs the text says so.
+use zeroize::Zeroizing;
+
+/// A write key, ingest key or signing secret. It is never printed; whoever needs the text says so. Its memory is wiped
+/// when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
+pub struct Secret(Zeroizing<Box<str>>);
 
 impl Secret {
     /// Takes a secret, without the white space that editors leave at the end of files. `None` when nothing is left: an
@@ -12,7 +15,7 @@ impl Secret {
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
-        (!text.is_empty()).then(|| Self(text.into()))
+        (!text.is_empty()).then(|| Self(Zeroizing::new(text.into())))
     }
 
     /// The text.
@@ -36,6 +39,23 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The 32 bytes of a key that is written as 64 hexadecimal digits.
+pub(crate) fn key_bytes(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let mut key = Zeroizing::new([0_u8; 32]);
+    if pairs.len() != key.len() {
+        return None;
+    }
+    for (byte, [high, low]) in key.iter_mut().zip(pairs) {
+        *byte = (hex_digit(*high)? << 4) | hex_digit(*low)?;
+    }
+    Some(key)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +68,16 @@ mod tests {
         assert_eq!(secret.expose(), "0123456789abcdef");
         assert_eq!(Secret::new("short").unwrap().hint(), "…");
         assert_eq!(Secret::new(" \n"), None);
+    }
+
+    #[test]
+    fn a_key_is_64_hexadecimal_digits() {
+        let digits = "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F";
+        let counted: [u8; 32] = std::array::from_fn(|at| u8::try_from(at).unwrap());
+        assert_eq!(*key_bytes(digits).unwrap(), counted);
+        let (odd, short) = (digits.get(1..).unwrap(), digits.get(2..).unwrap());
+        for wrong in ["", odd, short, &format!("{digits}00"), &digits.replace("1A", "+A")] {
+            assert!(key_bytes(wrong).is_none(), "{wrong:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use inflection_bus::NatsConfig;
-use inflection_control::{Config, Connection, EmailPolicy, Naming, Options, Secret, Uniqueness, Workspace};
+use inflection_control::{Config, Connection, Options, Secret, Workspace};
 use inflection_delivery::Limits;
 use inflection_domain::{ConnectionId, Policy, WorkspaceId};
 use inflection_segment::{Endpoint, Region};
@@ -95,17 +95,10 @@ fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut
                 existing.endpoint = Endpoint::of_region(region);
             }
         }
-        (None, Some(write_key)) => workspace.connections.push(Connection {
-            id: connection,
-            write_key,
-            endpoint: Endpoint::of_region(region.unwrap_or_default()),
-            naming: Naming::default(),
-            uniqueness: Uniqueness::default(),
-            calls: None,
-            events_per_second: None,
-            email: EmailPolicy::default(),
-            gzip: true,
-        }),
+        (None, Some(write_key)) => {
+            let endpoint = Endpoint::of_region(region.unwrap_or_default());
+            workspace.connections.push(Connection::new(connection, write_key, endpoint));
+        }
         (None, None) => {}
     }
     Ok(())

@@ -1,7 +1,10 @@
 //! Files that are read, and files that are refused with every mistake.
 
+use inflection_domain::{ClickPerOpen, MachinePolicy};
+use inflection_segment::Region;
+
 use super::*;
-use crate::IngestKeys;
+use crate::{Binding, IngestKeys};
 
 fn parse(text: &str) -> Result<Config, Vec<(usize, String)>> {
     let options = Options { allow_insecure_endpoint: true };
@@ -30,6 +33,8 @@ events = ["email_opened", "Link Clicked", "identify"]
 events_per_second = 5
 email = "sha256"
 gzip = false
+warehouse_names = false
+expire_after_seconds = 3600
 [[workspaces.connections]]
 id = "test"
 write_key = { value = "wk2" }
@@ -56,6 +61,8 @@ fn a_whole_file_is_read() {
     assert_eq!(prod.rate(), Some(5));
     assert_eq!(prod.calls.as_ref().unwrap().len(), 3);
     assert!(!prod.gzip && test.gzip);
+    assert!(!prod.warehouse_names && test.warehouse_names);
+    assert_eq!(prod.expire_after, Duration::from_secs(3600));
     assert_eq!(test.rate(), None, "another receiver sets its own ceiling");
     assert_eq!(format!("{:?}", prod.endpoint), "https://events.eu1.segmentapis.com/v1/batch");
     let keys = IngestKeys::of(&config.workspaces);
@@ -63,6 +70,25 @@ fn a_whole_file_is_read() {
     assert_eq!(keys.find("old").map(WorkspaceId::as_str), Some("acme"));
     assert_eq!(keys.find("neither"), None);
     assert_eq!(config.workspaces[1].id.as_str(), "globex");
+}
+
+#[test]
+fn what_is_not_said_is_the_default() {
+    let text = "[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\nid = \"c\"\nwrite_key = { value = \"w\" }";
+    let secret = Secret::new("w").unwrap();
+    let connection = Connection::new(ConnectionId::new("c").unwrap(), secret, Endpoint::of_region(Region::default()));
+    assert_eq!(parse(text).unwrap().workspaces[0].connections, [connection.clone()]);
+    assert!(connection.gzip && connection.warehouse_names);
+    assert_eq!(connection.expire_after.as_secs(), 604_800);
+    for seconds in ["0", "31536001", "1.5", "-1"] {
+        let mistakes = parse(&format!("{text}\nexpire_after_seconds = {seconds}")).unwrap_err();
+        assert_eq!(mistakes.len(), 1, "{seconds}: {mistakes:?}");
+        assert_eq!(mistakes[0].0, 6, "{seconds}: {mistakes:?}");
+    }
+    for seconds in [1, 31_536_000] {
+        let config = parse(&format!("{text}\nexpire_after_seconds = {seconds}")).unwrap();
+        assert_eq!(config.workspaces[0].connections[0].expire_after.as_secs(), seconds);
+    }
 }
 
 #[test]
@@ -104,4 +130,98 @@ fn what_is_no_toml_has_a_line_too() {
 fn mistakes_never_show_a_secret() {
     let mistakes = parse("[installation]\nkey = { value = \"SECRET-CANARY\" }").unwrap_err();
     assert!(!format!("{mistakes:?}").contains("CANARY"));
+}
+
+const MASTER_KEY: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0";
+
+/// A text sealed under [`MASTER_KEY`].
+fn sealed(binding: &Binding, secret: &str) -> String {
+    MasterKey::parse(MASTER_KEY).unwrap().seal(binding, secret).unwrap()
+}
+
+fn acme() -> WorkspaceId {
+    WorkspaceId::new("acme").unwrap()
+}
+
+/// A file whose connection has this sealed write key, on line 6.
+fn with_sealed_write_key(installation: &str, connection: &str, sealed: &str) -> String {
+    format!(
+        "[installation]\n{installation}\n[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\n\
+         write_key = {{ sealed = \"{sealed}\" }}\nid = \"{connection}\"\n"
+    )
+}
+
+fn master_key(digits: &str) -> String {
+    format!("master_key = {{ value = \"{digits}\" }}")
+}
+
+#[test]
+fn sealed_secrets_are_opened() {
+    let write_key = sealed(&Binding::write_key(&acme(), &ConnectionId::new("prod").unwrap()), "wk");
+    let ingest_key = sealed(&Binding::ingest_key(&acme()), "ik");
+    let webhook_secret = sealed(&Binding::webhook(&acme()), "ws");
+    let text = WHOLE
+        .replace("[bus]", &format!("{}\n[bus]", master_key(MASTER_KEY)))
+        .replace("value = \"wk\"", &format!("sealed = \"{write_key}\""))
+        .replace("value = \"new\"", &format!("sealed = \"{ingest_key}\""))
+        .replace("value = \"s\"", &format!("sealed = \"{webhook_secret}\""));
+    let config = parse(&text).unwrap();
+    assert!(config.installation.master_key.is_some());
+    let acme = &config.workspaces[0];
+    assert_eq!(acme.connections[0].write_key.expose(), "wk");
+    assert_eq!(acme.connections[1].write_key.expose(), "wk2");
+    assert_eq!(acme.ingest_keys[1].expose(), "ik");
+    assert_eq!(acme.webhooks[0].secrets[0].expose(), "ws");
+}
+
+#[test]
+fn the_master_key_comes_from_a_file() {
+    let file = std::env::temp_dir().join(format!("inflection-control-master-key-{}", std::process::id()));
+    std::fs::write(&file, format!("{MASTER_KEY}\n")).unwrap();
+    let text = format!("[installation]\nmaster_key = {{ file = '{}' }}", file.display());
+    let config = parse(&text);
+    std::fs::remove_file(&file).unwrap();
+    let binding = Binding::ingest_key(&acme());
+    let opened = config.unwrap().installation.master_key.unwrap().open(&binding, &sealed(&binding, "ik"));
+    assert_eq!(opened.unwrap().expose(), "ik");
+}
+
+/// What is said of a file, and on which line.
+#[track_caller]
+fn check_refused(text: &str, expected: &[(usize, &str)]) {
+    let mistakes = parse(text).unwrap_err();
+    let found: Vec<(usize, &str)> = mistakes.iter().map(|(line, message)| (*line, message.as_str())).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_sealed_secret_that_cannot_be_opened_is_a_mistake() {
+    const FOREIGN: &str = "the sealed secret does not belong here, or the master key is another one";
+    let sealed = sealed(&Binding::write_key(&acme(), &ConnectionId::new("prod").unwrap()), "CANARY");
+    let right = master_key(MASTER_KEY);
+    assert!(parse(&with_sealed_write_key(&right, "prod", &sealed)).is_ok());
+    check_refused(&with_sealed_write_key(&right, "test", &sealed), &[(6, FOREIGN)]);
+    let other = master_key(&MASTER_KEY.replace("c0", "c1"));
+    check_refused(&with_sealed_write_key(&other, "prod", &sealed), &[(6, FOREIGN)]);
+    let none = "a sealed secret needs installation.master_key, which is missing";
+    check_refused(&with_sealed_write_key("", "prod", &sealed), &[(6, none)]);
+    let malformed = parse(&with_sealed_write_key(&right, "prod", "v1.CANARY")).unwrap_err();
+    assert_eq!(malformed.len(), 1, "{malformed:?}");
+    assert!(!format!("{malformed:?}").contains("CANARY"), "{malformed:?}");
+}
+
+#[test]
+fn a_wrong_master_key_is_the_only_mistake() {
+    let sealed = sealed(&Binding::write_key(&acme(), &ConnectionId::new("prod").unwrap()), "wk");
+    let text = with_sealed_write_key(&master_key("c0c0"), "prod", &sealed);
+    check_refused(&text, &[(2, "installation.master_key must be 64 hexadecimal digits")]);
+    let text = with_sealed_write_key(&master_key(MASTER_KEY).replace("value", "sealed"), "prod", &sealed);
+    check_refused(&text, &[(2, "a key of the installation cannot be sealed")]);
+}
+
+#[test]
+fn no_debug_output_shows_a_key() {
+    let text = format!("[installation]\n{}", master_key(MASTER_KEY));
+    let config = parse(&text).unwrap();
+    assert!(!format!("{config:?}").contains("c0c0"), "{config:?}");
 }
