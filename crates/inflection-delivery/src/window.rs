@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use inflection_domain::{ConnectionId, WorkspaceId};
-use inflection_wire::{ConnectionTotals, DeliveryProgress, WorkspaceTotals};
+use inflection_wire::{CallPosition, ConnectionTotals, DeliveryProgress, WorkspaceTotals};
 
 use crate::dispatcher::Fate;
 
@@ -65,7 +65,7 @@ impl<H> Window<H> {
             }
             let baseline = decided.iter().find(|totals| totals.workspace == key.0).map_or(0, |totals| totals.calls);
             let (workspace, connection) = key.clone();
-            let totals = ConnectionTotals { workspace, connection, baseline, accepted: 0, dead: 0, filtered: 0 };
+            let totals = ConnectionTotals::new(workspace, connection, baseline, CallPosition::default());
             self.totals.insert(key.clone(), totals);
         }
     }
@@ -126,6 +126,7 @@ impl<H> Window<H> {
         DeliveryProgress {
             finished_through: self.finished_through,
             connections: self.totals.values().cloned().collect(),
+            read_through: 0,
         }
     }
 }

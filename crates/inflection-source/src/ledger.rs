@@ -84,7 +84,7 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
     let decided = |workspace: &WorkspaceId| {
         batch.totals.iter().find(|totals| totals.workspace == *workspace).map_or(0, |totals| totals.calls)
     };
-    for ConnectionTotals { workspace, connection, baseline, accepted, dead, filtered } in &progress.connections {
+    for ConnectionTotals { workspace, connection, baseline, accepted, dead, filtered, .. } in &progress.connections {
         let produced = decided(workspace).saturating_sub(*baseline);
         let finished = accepted + dead + filtered;
         // A connection whose cursor is at the end has nothing pending; one that finished more than was decided is wrong.

@@ -11,11 +11,22 @@ use crate::{DecodeError, pb};
 pub struct DeliveryProgress {
     /// Sequence in the decision log up to which every call has come to an end.
     pub finished_through: u64,
-    /// Counts, one a connection.
+    /// Sequence up to which messages were handed to the connections.
+    pub read_through: u64,
+    /// Books, one a connection.
     pub connections: Vec<ConnectionTotals>,
 }
 
-/// What became of the calls of one connection in one partition.
+/// A place among the calls of one workspace in a decision log. Later places are larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct CallPosition {
+    /// All calls of the messages up to this sequence.
+    pub through: u64,
+    /// And so many of the message after it.
+    pub calls: u32,
+}
+
+/// The books of one connection in one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented in proto/inflection/v1/delivery.proto")]
 pub struct ConnectionTotals {
@@ -25,23 +36,89 @@ pub struct ConnectionTotals {
     pub accepted: u64,
     pub dead: u64,
     pub filtered: u64,
+    pub parked: u64,
+    pub ended: CallPosition,
+    pub released_through: u64,
+    pub released_accepted: u64,
+    pub released_dead: u64,
+}
+
+impl ConnectionTotals {
+    /// The books of a connection that begins here: `baseline` calls of its workspace were decided before it existed.
+    #[must_use]
+    pub fn new(workspace: WorkspaceId, connection: ConnectionId, baseline: u64, ended: CallPosition) -> Self {
+        Self {
+            workspace,
+            connection,
+            baseline,
+            accepted: 0,
+            dead: 0,
+            filtered: 0,
+            parked: 0,
+            ended,
+            released_through: 0,
+            released_accepted: 0,
+            released_dead: 0,
+        }
+    }
+
+    /// Calls up to the position.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.accepted + self.dead + self.filtered + self.parked
+    }
+
+    /// Calls that lie in the parked log and have not come to an end.
+    #[must_use]
+    pub fn still_parked(&self) -> u64 {
+        self.parked.saturating_sub(self.released_accepted + self.released_dead)
+    }
+
+    pub(crate) fn to_pb(&self) -> pb::ConnectionTotals {
+        pb::ConnectionTotals {
+            workspace: self.workspace.as_str().to_owned(),
+            connection: self.connection.as_str().to_owned(),
+            baseline: self.baseline,
+            accepted: self.accepted,
+            dead: self.dead,
+            filtered: self.filtered,
+            ended_through: self.ended.through,
+            ended_calls: self.ended.calls,
+            parked: self.parked,
+            released_through: self.released_through,
+            released_accepted: self.released_accepted,
+            released_dead: self.released_dead,
+        }
+    }
+
+    pub(crate) fn from_pb(pb: &pb::ConnectionTotals) -> Result<Self, DecodeError> {
+        Ok(Self {
+            workspace: WorkspaceId::new(&pb.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
+            connection: ConnectionId::new(&pb.connection).ok().ok_or(DecodeError::Field("connection"))?,
+            baseline: pb.baseline,
+            accepted: pb.accepted,
+            dead: pb.dead,
+            filtered: pb.filtered,
+            parked: pb.parked,
+            ended: CallPosition { through: pb.ended_through, calls: pb.ended_calls },
+            released_through: pb.released_through,
+            released_accepted: pb.released_accepted,
+            released_dead: pb.released_dead,
+        })
+    }
 }
 
 impl DeliveryProgress {
     /// Writes the record.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let connections = self.connections.iter().map(|totals| pb::ConnectionTotals {
-            workspace: totals.workspace.as_str().to_owned(),
-            connection: totals.connection.as_str().to_owned(),
-            baseline: totals.baseline,
-            accepted: totals.accepted,
-            dead: totals.dead,
-            filtered: totals.filtered,
-        });
-        pb::DeliveryProgress { finished_through: self.finished_through, connections: connections.collect() }
-            .encode_to_vec()
-            .into()
+        pb::DeliveryProgress {
+            finished_through: self.finished_through,
+            connections: self.connections.iter().map(ConnectionTotals::to_pb).collect(),
+            read_through: self.read_through,
+        }
+        .encode_to_vec()
+        .into()
     }
 
     /// Reads the record.
@@ -50,19 +127,10 @@ impl DeliveryProgress {
     /// [`DecodeError`] when it is no progress record.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let pb = pb::DeliveryProgress::decode(bytes)?;
-        let connections = pb.connections.into_iter().map(|totals| {
-            Ok(ConnectionTotals {
-                workspace: WorkspaceId::new(&totals.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
-                connection: ConnectionId::new(&totals.connection).ok().ok_or(DecodeError::Field("connection"))?,
-                baseline: totals.baseline,
-                accepted: totals.accepted,
-                dead: totals.dead,
-                filtered: totals.filtered,
-            })
-        });
         Ok(Self {
             finished_through: pb.finished_through,
-            connections: connections.collect::<Result<_, DecodeError>>()?,
+            read_through: pb.read_through,
+            connections: pb.connections.iter().map(ConnectionTotals::from_pb).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -160,14 +228,21 @@ mod tests {
     fn decode_undoes_encode() {
         let (workspace, connection) = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
         let totals = ConnectionTotals {
-            workspace: workspace.clone(),
-            connection: connection.clone(),
-            baseline: 1,
             accepted: 2,
             dead: 3,
             filtered: 4,
+            parked: 5,
+            released_through: 6,
+            released_accepted: 7,
+            released_dead: 8,
+            ..ConnectionTotals::new(
+                workspace.clone(),
+                connection.clone(),
+                1,
+                CallPosition { through: 9, calls: 10 },
+            )
         };
-        let progress = DeliveryProgress { finished_through: 9, connections: vec![totals] };
+        let progress = DeliveryProgress { finished_through: 9, read_through: 12, connections: vec![totals.clone()] };
         assert_eq!(DeliveryProgress::decode(&progress.encode()).unwrap(), progress);
         let letter = DeadLetter {
             workspace,

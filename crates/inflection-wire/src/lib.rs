@@ -2,17 +2,20 @@
 //!
 //! * [`encode_event`] and [`EventChunk`]: facts become entries of an event batch that can be joined without decoding;
 //! * [`EventBatch::decode`], [`DecisionBatch`]: what identity reads and appends;
-//! * [`DeliveryProgress`], [`DeadLetterEntry`]: what delivery keeps;
+//! * [`DeliveryProgress`], [`ParkedBatch`], [`DeadLetterEntry`]: what delivery keeps;
+//! * [`ClosedWindow`], [`OperatorHold`]: what workers tell each other of a connection;
 //! * [`Installation`]: the installation's identity.
 //!
 //! A generated protobuf type never leaves this crate. The messages themselves are documented in `proto/`.
 
 mod body;
+mod control;
 mod decisions;
 mod delivery;
 mod enums;
 mod events;
 mod installation;
+mod parked;
 mod pb {
     #![expect(unreachable_pub, reason = "generated from proto/, documented there")]
     include!("gen/inflection.v1.rs");
@@ -20,8 +23,12 @@ mod pb {
 
 pub use body::decode_body;
 pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
-pub use delivery::{ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
+pub use control::{ClosedWindow, OperatorHold};
+pub use delivery::{
+    CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress,
+};
 pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch};
+pub use parked::{ParkedBatch, ParkedCall};
 pub use installation::{Installation, SCHEMA_VERSION};
 
 /// A message that is not what its subject promises.

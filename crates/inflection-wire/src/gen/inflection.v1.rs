@@ -467,7 +467,12 @@ pub struct DeliveryProgress {
     pub finished_through: u64,
     #[prost(message, repeated, tag = "2")]
     pub connections: ::prost::alloc::vec::Vec<ConnectionTotals>,
+    /// Sequence up to which messages have been handed to the connections: a connection that is new begins after it.
+    #[prost(uint64, tag = "3")]
+    pub read_through: u64,
 }
+/// The books of one connection in one partition. `accepted`, `dead`, `filtered` and `parked` count the calls up to the
+/// position, each once; what became of parked calls is counted apart, up to a position of its own in the parked log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectionTotals {
     #[prost(string, tag = "1")]
@@ -486,6 +491,76 @@ pub struct ConnectionTotals {
     /// Calls that the connection's settings leave out.
     #[prost(uint64, tag = "6")]
     pub filtered: u64,
+    /// The position: every call up to this sequence of `decisions.<partition>` has come to an end or is parked ...
+    #[prost(uint64, tag = "7")]
+    pub ended_through: u64,
+    /// ... and so many calls of the workspace in the message after it.
+    #[prost(uint32, tag = "8")]
+    pub ended_calls: u32,
+    /// Calls that were moved to the parked log.
+    #[prost(uint64, tag = "9")]
+    pub parked: u64,
+    /// Sequence in the parked log up to which every call has come to an end.
+    #[prost(uint64, tag = "10")]
+    pub released_through: u64,
+    /// Parked calls that Segment answered with 2xx.
+    #[prost(uint64, tag = "11")]
+    pub released_accepted: u64,
+    /// Parked calls that lie in the dead letters.
+    #[prost(uint64, tag = "12")]
+    pub released_dead: u64,
+}
+/// One message of a parked log: calls of a connection that cannot be sent now, in order. Like identity's decisions it is
+/// at once the output, the books and the position, so one append moves calls from one log to the other exactly once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ParkedBatch {
+    /// The connection's books in this partition with these calls counted as parked.
+    #[prost(message, optional, tag = "1")]
+    pub totals: ::core::option::Option<ConnectionTotals>,
+    /// An encoded ParkedCalls, compressed with deflate.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub calls: ::prost::bytes::Bytes,
+    /// Bytes of it before compression.
+    #[prost(uint32, tag = "3")]
+    pub calls_bytes: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ParkedCalls {
+    #[prost(message, repeated, tag = "1")]
+    pub calls: ::prost::alloc::vec::Vec<ParkedCall>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ParkedCall {
+    /// The sender's event id.
+    #[prost(string, tag = "1")]
+    pub event_id: ::prost::alloc::string::String,
+    /// The item as it is sent, frozen.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub item: ::prost::bytes::Bytes,
+    /// When ingest received the fact, Unix milliseconds.
+    #[prost(int64, tag = "3")]
+    pub received_at_ms: i64,
+    /// First half of the messageId's hash: by it attempts are found.
+    #[prost(fixed64, tag = "4")]
+    pub id: u64,
+}
+/// A connection asked not to be sent to for a while (Retry-After); it holds for every worker.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClosedWindow {
+    /// Unix milliseconds.
+    #[prost(int64, tag = "1")]
+    pub until_ms: i64,
+}
+/// What an operator wants of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperatorHold {
+    #[prost(bool, tag = "1")]
+    pub paused: bool,
+    /// Counts up with every "resume", which also ends what a worker has paused by itself.
+    #[prost(uint64, tag = "2")]
+    pub resumes: u64,
+    #[prost(int64, tag = "3")]
+    pub at_ms: i64,
 }
 /// One entry of a dead-letter log: a call that will not be sent, or the end of an earlier one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
