@@ -1,7 +1,9 @@
 //! From a decision to rendered items, under a connection's settings. Pure.
 
+mod members;
+
 use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
-use inflection_domain::{Body, Call, CallKind, InstallationId, MessageId};
+use inflection_domain::{Body, Call, CallKind, EmailAddress, InstallationId, MessageId};
 use inflection_segment::json::Object;
 use inflection_segment::{Call as SegmentCall, Invalid, Kind};
 use inflection_wire::Decided;
@@ -46,10 +48,11 @@ pub fn translate(
     }
     let message_id = MessageId::new(installation, &decided.workspace, &connection.id, call.key).to_string();
     let timestamp = decided.occurred_at.to_rfc3339();
-    let email = email(connection.email, body);
+    let email = body.email.as_ref().and_then(|address| email(connection.email, address));
     let anonymous = decided.user.is_none() || call.links;
+    let kind = kind(connection.naming, body, call);
     let segment = SegmentCall {
-        kind: kind(connection.naming, body, call),
+        kind,
         message_id: &message_id,
         timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(), // ASCII by construction
         user_id: decided.user.as_ref().map(|user| user.as_str()),
@@ -62,19 +65,11 @@ pub fn translate(
     let rendered = segment.render(
         out,
         |context| write_context(context, trait_email),
-        |object| match call.kind {
-            CallKind::Identify => write_traits(object, trait_email, body),
-            CallKind::Group => object.members(&body.traits),
-            CallKind::Page => write_page(object, body),
-            CallKind::EmailDelivered
-            | CallKind::EmailOpened
-            | CallKind::EmailUniqueOpens
-            | CallKind::EmailBounced
-            | CallKind::EmailReportedAsSpam
-            | CallKind::LinkClicked
-            | CallKind::UniqueLinkClick
-            | CallKind::UniqueLinkClickPerUniqueOpen
-            | CallKind::EmailUnsubscribed => write_track(object, connection.naming, email.as_deref(), body, call),
+        |object| match kind {
+            Kind::Identify => write_identify(object, connection.email, trait_email, body),
+            Kind::Group { .. } => write_own_traits(object, connection.email, &body.traits),
+            Kind::Page { .. } => write_page(object, body),
+            Kind::Track { event } => write_track(object, connection, event, email.as_deref(), body, call),
         },
     );
     match rendered {
@@ -125,8 +120,7 @@ fn event_name(naming: Naming, kind: CallKind) -> &'static str {
 }
 
 /// The address as this connection passes it on.
-fn email(policy: EmailPolicy, body: &Body) -> Option<String> {
-    let address = body.email.as_ref()?;
+fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
     match policy {
         EmailPolicy::Plain => Some(address.as_str().to_owned()),
         EmailPolicy::Sha256 => {
@@ -156,32 +150,60 @@ fn write_context(context: &mut Object<'_>, trait_email: Option<&str>) {
     }
 }
 
-fn write_traits(object: &mut Object<'_>, trait_email: Option<&str>, body: &Body) {
+fn write_identify(object: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, body: &Body) {
     // The sender's own word on the address wins over the one its mail went to.
-    if !body.traits.contains("\"email\"") {
+    if !members::has(&body.traits, "email") {
         object.text_if("email", trait_email);
     }
-    object.members(&body.traits);
+    write_own_traits(object, policy, &body.traits);
+}
+
+/// The sender's own traits. An address among them falls under the connection's setting as the recipient's does; what
+/// cannot be read as an address is left out with it.
+fn write_own_traits(object: &mut Object<'_>, policy: EmailPolicy, traits: &str) {
+    if policy == EmailPolicy::Plain {
+        return object.members(traits);
+    }
+    for member in members::of(traits) {
+        // Segment matches the names of group traits without regard to case (Segment docs, Spec: Group).
+        if member.key.eq_ignore_ascii_case("email") {
+            let address = members::string(member.value).and_then(|text| EmailAddress::new(&text).ok());
+            let email = address.and_then(|address| email(policy, &address));
+            object.text_if(&member.key, email.as_deref());
+        } else {
+            object.members(member.written);
+        }
+    }
 }
 
 fn write_page(object: &mut Object<'_>, body: &Body) {
-    // A sender's properties may name what is also a field; the field wins and is written once.
-    let own = |name: &str| body.properties.contains(&format!("\"{name}\""));
+    // A sender's properties may name what is also a field; the property wins, so that the name is written once.
     for (name, value) in [("url", &body.url), ("title", &body.title), ("referrer", &body.referrer)] {
-        if !own(name) {
+        if !members::has(&body.properties, name) {
             object.text_if(name, value.as_deref());
         }
     }
     object.members(&body.properties);
 }
 
-fn write_track(object: &mut Object<'_>, naming: Naming, email: Option<&str>, body: &Body, call: &Call) {
+fn write_track(
+    object: &mut Object<'_>,
+    connection: &Connection,
+    event: &str,
+    email: Option<&str>,
+    body: &Body,
+    call: &Call,
+) {
+    let naming = connection.naming;
     let opens = matches!(call.kind, CallKind::EmailOpened | CallKind::EmailUniqueOpens);
     let clicks =
         matches!(call.kind, CallKind::LinkClicked | CallKind::UniqueLinkClick | CallKind::UniqueLinkClickPerUniqueOpen);
     let raw = matches!(call.kind, CallKind::EmailOpened | CallKind::LinkClicked);
-    object.text("event", event_name(naming, call.kind));
+    // Warehouses lose properties named like their own columns. Two documented ones are such; their mirrors survive.
+    object.text("event", event);
+    object.text_if("email_event", connection.warehouse_names.then_some(event));
     object.text_if("userId", email);
+    object.text_if("prospect_id", email.filter(|_| connection.warehouse_names));
     object.text_if("email_id", body.email_id.as_deref());
     object.text_if("campaign_id", body.campaign_id.as_deref());
     object.text_if("campaign_run_id", body.campaign_run_id.as_deref());
@@ -215,5 +237,7 @@ fn write_track(object: &mut Object<'_>, naming: Naming, email: Option<&str>, bod
     object.members(&body.properties);
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

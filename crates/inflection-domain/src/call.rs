@@ -95,7 +95,7 @@ impl CallKind {
 
 /// Names of the properties we write ourselves. A sender's own value under one of them would shadow or be shadowed, so it
 /// is refused; the first ten are Inflection's documented ones.
-pub const OUR_PROPERTIES: [&str; 21] = [
+pub const OUR_PROPERTIES: [&str; 23] = [
     "event",
     "userId",
     "email_id",
@@ -106,6 +106,8 @@ pub const OUR_PROPERTIES: [&str; 21] = [
     "email_link_url",
     "is_unique_open",
     "is_unique_click",
+    "email_event",
+    "prospect_id",
     "is_machine",
     "machine_reason",
     "bounce_class",

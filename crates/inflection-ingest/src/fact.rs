@@ -17,7 +17,7 @@ const TEXT_BYTES_MAX: usize = 8 * 1024;
 /// Most keys of `properties` or `traits`, nested ones included: Unify drops events with more than 300, ours included.
 const KEYS_MAX: usize = 250;
 /// Most bytes of texts in an item: 32,000 (Segment), less names, ids, context and punctuation of the largest call.
-const ITEM_TEXT_BYTES_MAX: usize = 32_000 - 1_200;
+const ITEM_TEXT_BYTES_MAX: usize = 32_000 - 2_200;
 /// A fact may be this far ahead of our clock.
 const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
 /// A fact may be this old.
