@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use crate::fact::parse_rfc3339;
 use crate::http::{Answer, Client, Request};
+use crate::wait::{DRAINED, SOON, eventually, holds};
 
 /// A client of one admin listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Admin {
     address: SocketAddr,
+    key: Option<&'static str>,
 }
 
 /// `GET /v1/ledger`.
@@ -22,6 +25,55 @@ pub struct Ledger {
     pub pending: u64,
     /// The whole answer, for messages.
     pub raw: Value,
+}
+
+/// The calls of one connection, as the ledger counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallBooks {
+    /// Made for it.
+    pub produced: u64,
+    /// Taken by Segment.
+    pub accepted: u64,
+    /// Lying in the dead letters.
+    pub dead: u64,
+    /// Taken out of the dead letters for good.
+    pub dropped: u64,
+    /// Lying in the parked log.
+    pub parked: u64,
+    /// Left out by its settings.
+    pub filtered: u64,
+    /// On their way.
+    pub pending: u64,
+}
+
+impl CallBooks {
+    /// What has come to an end, in one way or another.
+    pub fn finished(&self) -> u64 {
+        self.accepted + self.dead + self.dropped + self.filtered
+    }
+}
+
+impl Ledger {
+    /// The books of the connection of that id.
+    ///
+    /// # Errors
+    ///
+    /// When it is not listed, or one of its counts is missing.
+    pub fn calls(&self, connection: &str) -> Result<CallBooks, String> {
+        let list = self.raw.get("calls").and_then(Value::as_array);
+        let entry = list.into_iter().flatten().find(|entry| text(entry, "connection") == connection);
+        let entry = entry.ok_or_else(|| format!("no calls of {connection} in {}", self.raw))?;
+        let count = |name: &str| entry.get(name).and_then(Value::as_u64).ok_or_else(|| format!("no {name} in {entry}"));
+        Ok(CallBooks {
+            produced: count("produced")?,
+            accepted: count("accepted")?,
+            dead: count("dead")?,
+            dropped: count("dropped")?,
+            parked: count("parked")?,
+            filtered: count("filtered")?,
+            pending: count("pending")?,
+        })
+    }
 }
 
 /// One entry of `GET /v1/dead-letters`.
@@ -39,10 +91,27 @@ pub struct DeadLetter {
     pub raw: Value,
 }
 
+impl DeadLetter {
+    /// When it died, in milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// When `at` is no moment.
+    pub fn at_ms(&self) -> Result<i64, String> {
+        parse_rfc3339(&text(&self.raw, "at")).ok_or_else(|| format!("`at` is no moment in {}", self.raw))
+    }
+}
+
 impl Admin {
     /// A client of the listener at `address`.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, key: None }
+    }
+
+    /// Shows this admin key from now on.
+    #[must_use]
+    pub fn keyed(self, key: &'static str) -> Self {
+        Self { key: Some(key), ..self }
     }
 
     /// The address as `--admin-url` takes it.
@@ -61,7 +130,7 @@ impl Admin {
     ///
     /// When no answer comes.
     pub fn get(&self, path: &str) -> io::Result<Answer> {
-        Client::new(self.address).call(&Request::new("GET", path).header("Connection", "close"))
+        self.call(Request::new("GET", path))
     }
 
     /// `POST` of a JSON body to any path.
@@ -70,7 +139,25 @@ impl Admin {
     ///
     /// When no answer comes.
     pub fn post(&self, path: &str, body: &Value) -> io::Result<Answer> {
-        Client::new(self.address).call(&Request::json(path, body.to_string()).header("Connection", "close"))
+        self.call(Request::json(path, body.to_string()))
+    }
+
+    /// `POST` without a body to any path.
+    ///
+    /// # Errors
+    ///
+    /// When no answer comes.
+    pub fn order(&self, path: &str) -> io::Result<Answer> {
+        self.call(Request::new("POST", path))
+    }
+
+    fn call(&self, request: Request) -> io::Result<Answer> {
+        let request = request.header("Connection", "close");
+        let request = match self.key {
+            Some(key) => request.bearer(key),
+            None => request,
+        };
+        Client::new(self.address).call(&request)
     }
 
     /// The ledger.
@@ -85,6 +172,12 @@ impl Admin {
         Ok(Ledger { balanced, pending, raw })
     }
 
+    /// Waits until nothing is pending and the books balance.
+    #[track_caller]
+    pub fn settle(&self) -> Ledger {
+        settle(|| self.ledger())
+    }
+
     /// All dead letters.
     ///
     /// # Errors
@@ -94,23 +187,109 @@ impl Admin {
         dead_letters(&self.json("/v1/dead-letters")?)
     }
 
+    /// The dead letters that pass a filter: names and values of the query.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the answer.
+    pub fn dead_letters_where(&self, filter: &[(&str, &str)]) -> Result<Vec<DeadLetter>, String> {
+        let query: Vec<String> = filter.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        dead_letters(&self.json(&format!("/v1/dead-letters?{}", query.join("&")))?)
+    }
+
+    /// Replays the chosen dead letters; returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the answer.
+    pub fn replay(&self, chosen: &Value) -> Result<Value, String> {
+        read("/v1/dead-letters/replay", self.post("/v1/dead-letters/replay", chosen))
+    }
+
+    /// Drops the chosen dead letters; returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the answer.
+    pub fn drop_letters(&self, chosen: &Value) -> Result<Value, String> {
+        read("/v1/dead-letters/drop", self.post("/v1/dead-letters/drop", chosen))
+    }
+
+    /// The entries of all connections.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the answer.
+    pub fn connections(&self) -> Result<Vec<Value>, String> {
+        let raw = self.json("/v1/connections")?;
+        let list = raw.get("connections").unwrap_or(&raw).as_array().cloned();
+        list.ok_or_else(|| format!("no list of connections in {raw}"))
+    }
+
+    /// The ids of all connections, in order.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the answer.
+    pub fn connection_ids(&self) -> Result<Vec<String>, String> {
+        let mut ids: Vec<String> = self.connections()?.iter().map(|entry| text(entry, "id")).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
     /// The `state` of a connection.
     ///
     /// # Errors
     ///
     /// What was wrong with the answer.
     pub fn connection_state(&self, id: &str) -> Result<String, String> {
-        let raw = self.json("/v1/connections")?;
-        let list = raw.get("connections").unwrap_or(&raw);
-        let found = list.as_array().into_iter().flatten().find(|entry| text(entry, "id") == id);
-        let found = found.ok_or_else(|| format!("no connection {id} in {raw}"))?;
+        let all = self.connections()?;
+        let found = all.iter().find(|entry| text(entry, "id") == id);
+        let found = found.ok_or_else(|| format!("no connection {id} in {all:?}"))?;
         Ok(text(found, "state"))
     }
 
-    fn json(&self, path: &str) -> Result<Value, String> {
-        let answer = self.get(path).map_err(|error| format!("GET {path}: {error}"))?;
-        if answer.status == 200 { Ok(answer.json()) } else { Err(format!("GET {path}: {}", answer.status)) }
+    /// Waits until a connection is in a state.
+    #[track_caller]
+    pub fn await_state(&self, id: &str, expected: &str) {
+        eventually(&format!("{id} is {expected}"), SOON, || {
+            let state = self.connection_state(id)?;
+            holds(state == expected, || state.clone())
+        });
     }
+
+    /// Tells a connection to `pause` or `resume`; the answer must be 200.
+    #[track_caller]
+    pub fn tell(&self, id: &str, verb: &str) {
+        let path = format!("/v1/connections/{id}/{verb}");
+        let answer = self.order(&path).unwrap_or_else(|error| panic!("POST {path} got no answer: {error}"));
+        assert_eq!(answer.status, 200, "POST {path}: {}", answer.text());
+    }
+
+    /// `GET` of a path that answers with JSON.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the answer.
+    pub fn json(&self, path: &str) -> Result<Value, String> {
+        read(path, self.get(path))
+    }
+}
+
+/// Looks at the books until nothing is pending and they balance.
+#[track_caller]
+pub(crate) fn settle(look: impl Fn() -> Result<Ledger, String>) -> Ledger {
+    eventually("the ledger comes to rest", DRAINED, || {
+        let ledger = look()?;
+        holds(ledger.balanced && ledger.pending == 0, || ledger.raw.to_string())?;
+        Ok(ledger)
+    })
+}
+
+/// The JSON of a good answer.
+fn read(path: &str, answer: io::Result<Answer>) -> Result<Value, String> {
+    let answer = answer.map_err(|error| format!("{path}: {error}"))?;
+    if answer.status == 200 { Ok(answer.json()) } else { Err(format!("{path}: {} {}", answer.status, answer.text())) }
 }
 
 /// Reads `{"dead_letters":[…]}`, as the admin listener and `dead-letters list --json` write it.

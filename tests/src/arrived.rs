@@ -1,5 +1,7 @@
 //! One call as Segment received it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 
 use crate::fact::parse_rfc3339;
@@ -70,8 +72,18 @@ impl Arrived {
     }
 }
 
+/// Panics when a messageId stands for two contents.
+#[track_caller]
+pub fn assert_one_content(calls: &[Arrived]) {
+    let mut content = BTreeMap::new();
+    for call in calls {
+        let first = *content.entry(call.message_id.as_str()).or_insert(&call.body);
+        assert_eq!(first, &call.body, "{} stands for two contents", call.message_id);
+    }
+}
+
 /// The calls without repeats: the first arrival of every messageId, in order.
 pub fn first_arrivals(calls: Vec<Arrived>) -> Vec<Arrived> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     calls.into_iter().filter(|call| seen.insert(call.message_id.clone())).collect()
 }

@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod due;
+mod latency;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::DeadLetter;
 use crate::arrived::Arrived;
+
+pub use latency::Latencies;
 
 /// What happened to a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,8 @@ pub struct History {
     pub facts: Vec<SourceFact>,
     /// In which requests.
     pub attempts: Vec<Attempt>,
+    /// The wall clock when the sender's monotonic clock was zero.
+    pub epoch_ms: i64,
     /// What Segment received, in order of arrival, repeats included.
     pub arrivals: Vec<Arrived>,
     /// The dead letters at the end.
@@ -145,6 +150,16 @@ impl History {
             self.arrivals.len(),
             shown.join("\n")
         );
+    }
+
+    /// The same run as one of several connections must have seen it: every event is due under that write key, and of
+    /// the arrivals only those under it count.
+    #[must_use]
+    pub fn under(&self, write_key: &str) -> Self {
+        let mut history = self.clone();
+        history.facts.iter_mut().for_each(|fact| write_key.clone_into(&mut fact.write_key));
+        history.arrivals.retain(|call| call.write_key == write_key);
+        history
     }
 
     /// Promised events whose raw call has neither arrived nor died.

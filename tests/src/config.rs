@@ -1,14 +1,65 @@
 //! Configuration files for the installs under test, written the way an operator would.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Where a workspace's ingest key stands.
+/// Where a key stands.
 #[derive(Debug, Clone)]
-pub enum IngestKey {
-    /// In the file itself.
+pub enum Key {
+    /// In the configuration file itself.
     Value(String),
     /// In a file of its own, re-read when it changes.
     File(PathBuf),
+}
+
+impl Key {
+    /// The key, when it stands in the configuration file.
+    fn value(&self) -> Option<&str> {
+        match self {
+            Self::Value(key) => Some(key),
+            Self::File(_) => None,
+        }
+    }
+}
+
+/// `[[workspaces.connections]]`.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Its id.
+    pub id: String,
+    /// Its write key.
+    pub write_key: Key,
+    /// Further lines of its table, as they stand in the file.
+    pub lines: Vec<String>,
+}
+
+impl Connection {
+    /// A connection whose write key stands in the file.
+    pub fn new(id: &str, write_key: &str) -> Self {
+        Self::keyed(id, Key::Value(write_key.to_owned()))
+    }
+
+    /// A connection whose write key is made from its id.
+    pub fn named(id: &str) -> Self {
+        Self::new(id, &format!("wk{id:0>8}7Qm2Zt9LxVb4RkPw3Ns6"))
+    }
+
+    /// A connection whose write key stands anywhere.
+    pub fn keyed(id: &str, write_key: Key) -> Self {
+        Self { id: id.to_owned(), write_key, lines: Vec::new() }
+    }
+
+    /// Adds a line to its table.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Its write key, when it stands in the file.
+    pub fn write_key(&self) -> &str {
+        self.write_key.value().unwrap_or_else(|| panic!("connection {} keeps its write key elsewhere", self.id))
+    }
 }
 
 /// `[workspaces.engagement]`.
@@ -35,9 +86,9 @@ pub struct Workspace {
     /// Its id.
     pub id: String,
     /// Keys its senders may use.
-    pub ingest_keys: Vec<IngestKey>,
-    /// Its connections: id and write key.
-    pub connections: Vec<(String, String)>,
+    pub ingest_keys: Vec<Key>,
+    /// Its connections.
+    pub connections: Vec<Connection>,
     /// Its engagement policy.
     pub engagement: Engagement,
     /// Its SendGrid webhook, if any.
@@ -49,8 +100,8 @@ impl Workspace {
     pub fn new(id: &str) -> Self {
         Self {
             id: id.to_owned(),
-            ingest_keys: vec![IngestKey::Value(format!("ik_{id}_9d2c4f71a6e84b0e"))],
-            connections: vec![(format!("{id}-prod"), format!("wk{id:0>8}7Qm2Zt9LxVb4RkPw3Ns6"))],
+            ingest_keys: vec![Key::Value(format!("ik_{id}_9d2c4f71a6e84b0e"))],
+            connections: vec![Connection::new(&format!("{id}-prod"), &format!("wk{id:0>8}7Qm2Zt9LxVb4RkPw3Ns6"))],
             engagement: Engagement::default(),
             sendgrid: None,
         }
@@ -58,15 +109,13 @@ impl Workspace {
 
     /// Its first ingest key, when it stands in the file.
     pub fn ingest_key(&self) -> &str {
-        match self.ingest_keys.first() {
-            Some(IngestKey::Value(key)) => key,
-            Some(IngestKey::File(_)) | None => panic!("workspace {} keeps its ingest key elsewhere", self.id),
-        }
+        let key = self.ingest_keys.first().and_then(Key::value);
+        key.unwrap_or_else(|| panic!("workspace {} keeps its ingest key elsewhere", self.id))
     }
 
-    /// The write key of its first connection.
+    /// The write key of its first connection, when it stands in the file.
     pub fn write_key(&self) -> &str {
-        &self.connections[0].1
+        self.connections[0].write_key()
     }
 }
 
@@ -79,6 +128,13 @@ pub fn render(workspaces: &[Workspace], endpoint: &str) -> String {
     lines.join("\n")
 }
 
+/// Replaces a file in one step, as Kubernetes and careful operators do: no reader ever sees half of it.
+pub fn replace(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).expect("a file can be written");
+    fs::rename(&beside, path).expect("a file can be replaced");
+}
+
 fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<String>) {
     let keys: Vec<String> = workspace.ingest_keys.iter().map(render_key).collect();
     lines.push("[[workspaces]]".to_owned());
@@ -88,11 +144,12 @@ fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<Strin
     lines.push(format!("implied_open = {}", workspace.engagement.implied_open));
     let scope = if workspace.engagement.click_per_open_link { "link" } else { "message" };
     lines.push(format!("click_per_open = {scope:?}"));
-    for (id, write_key) in &workspace.connections {
+    for connection in &workspace.connections {
         lines.push("[[workspaces.connections]]".to_owned());
-        lines.push(format!("id = {id:?}"));
-        lines.push(format!("write_key = {{ value = {write_key:?} }}"));
+        lines.push(format!("id = {:?}", connection.id));
+        lines.push(format!("write_key = {}", render_key(&connection.write_key)));
         lines.push(format!("endpoint = {endpoint:?}"));
+        lines.extend(connection.lines.iter().cloned());
     }
     if let Some(webhook) = &workspace.sendgrid {
         let secrets: Vec<String> = webhook.secrets.iter().map(|secret| format!("{{ value = {secret:?} }}")).collect();
@@ -104,9 +161,9 @@ fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<Strin
     lines.push(String::new());
 }
 
-fn render_key(key: &IngestKey) -> String {
+fn render_key(key: &Key) -> String {
     match key {
-        IngestKey::Value(value) => format!("{{ value = {value:?} }}"),
-        IngestKey::File(path) => format!("{{ file = {:?} }}", path.display().to_string()),
+        Key::Value(value) => format!("{{ value = {value:?} }}"),
+        Key::File(path) => format!("{{ file = {:?} }}", path.display().to_string()),
     }
 }

@@ -72,6 +72,11 @@ pub struct Fleet {
 impl Fleet {
     /// Starts the server, provisions it and starts the stages; returns when all are ready.
     pub fn start(segment: &Segment, workspaces: &[Workspace]) -> Self {
+        Self::start_with(segment, workspaces, &[])
+    }
+
+    /// Starts like [`Fleet::start`], delivery with further arguments.
+    pub fn start_with(segment: &Segment, workspaces: &[Workspace], delivery: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let config = folder.path().join("inflection.toml");
         fs::write(&config, config::render(workspaces, &segment.url())).expect("a configuration can be written");
@@ -79,13 +84,21 @@ impl Fleet {
         let mut fleet = Self { workers: Vec::new(), nats, listen: ports::free(), folder };
         fleet.provision();
         for stage in Stage::ALL {
-            let worker = fleet.worker(stage);
+            let more = if stage == Stage::Delivery { delivery } else { &[] };
+            let worker = fleet.worker(stage, more);
             fleet.workers.push(worker);
         }
         for worker in &mut fleet.workers {
             worker.until_ready();
         }
         fleet
+    }
+
+    /// Starts one more worker of a stage; returns when it is ready.
+    pub fn add(&mut self, stage: Stage, more: &[&str]) {
+        let mut worker = self.worker(stage, more);
+        worker.until_ready();
+        self.workers.push(worker);
     }
 
     /// Ends one stage with SIGKILL.
@@ -173,7 +186,7 @@ impl Fleet {
         assert_eq!(finished.code, Some(0), "provision: {}", finished.output);
     }
 
-    fn worker(&self, stage: Stage) -> Worker {
+    fn worker(&self, stage: Stage, more: &[&str]) -> Worker {
         let admin_listen = ports::free();
         let mut arguments: Vec<String> = [
             stage.name(),
@@ -188,10 +201,11 @@ impl Fleet {
         ]
         .map(str::to_owned)
         .to_vec();
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         if stage == Stage::Ingest {
             arguments.extend(["--listen".to_owned(), self.listen.to_string()]);
         }
-        let log = self.folder.path().join(format!("{}.log", stage.name()));
+        let log = self.folder.path().join(format!("{}-{}.log", stage.name(), self.workers.len()));
         let process = Process::spawn(stage.name(), binary(), &arguments, &log);
         Worker { stage, admin: Admin::new(admin_listen), arguments, log, process }
     }

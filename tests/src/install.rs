@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use crate::admin::{Admin, DeadLetter, Ledger};
+use crate::admin::{self, Admin, DeadLetter, Ledger};
+use crate::checker::History;
 use crate::config::Workspace;
 use crate::fleet::{Fleet, Stage};
 use crate::segment::Segment;
 use crate::standalone::Standalone;
-use crate::wait::{DRAINED, eventually, holds};
+use crate::wait::{DRAINED, holds, within};
 
 /// How processes are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +40,16 @@ pub enum Install {
 impl Install {
     /// Starts an install of that kind for these workspaces.
     pub fn start(kind: Kind, segment: &Segment, workspaces: &[Workspace]) -> Self {
+        Self::start_with(kind, segment, workspaces, &[])
+    }
+
+    /// Starts an install of that kind; the process that delivers gets further arguments.
+    pub fn start_with(kind: Kind, segment: &Segment, workspaces: &[Workspace], delivery: &[&str]) -> Self {
         match kind {
-            Kind::Standalone => Self::Standalone(Box::new(Standalone::start_with(segment, workspaces))),
-            Kind::Fleet => Self::Fleet(Box::new(Fleet::start(segment, workspaces))),
+            Kind::Standalone => {
+                Self::Standalone(Box::new(Standalone::start_with_arguments(segment, workspaces, delivery)))
+            }
+            Kind::Fleet => Self::Fleet(Box::new(Fleet::start_with(segment, workspaces, delivery))),
         }
     }
 
@@ -99,11 +107,25 @@ impl Install {
     /// Waits until nothing is pending and the books balance.
     #[track_caller]
     pub fn settle(&self) -> Ledger {
-        eventually("the ledger comes to rest", DRAINED, || {
-            let ledger = self.ledger()?;
-            holds(ledger.balanced && ledger.pending == 0, || ledger.raw.to_string())?;
-            Ok(ledger)
+        admin::settle(|| self.ledger())
+    }
+
+    /// Waits for rest and completes a history with what came out.
+    #[track_caller]
+    pub fn complete(&self, mut history: History, segment: &Segment) -> History {
+        let ledger = self.settle();
+        history.balanced = ledger.balanced;
+        history.pending = ledger.pending;
+        history.dead = self.dead_letters();
+        // The ledger of a stage may be at rest a moment before the stage ahead of it has passed everything on. If
+        // something stays away, the checker says what.
+        within(DRAINED, || {
+            history.arrivals = segment.calls();
+            let missing = history.missing().len();
+            holds(missing == 0, || format!("{missing} missing"))
         })
+        .ok();
+        history
     }
 
     /// All dead letters.

@@ -1,7 +1,8 @@
 //! Load from several clients at once that keeps a history of every request.
 //!
 //! Each client owns its persons and sends one request at a time, so the order of one person's events is known. A
-//! request without a 200 is repeated with the same ids until it gets one.
+//! request without a 200 is repeated with the same ids until it gets one. A [`Shape`] makes the load steady, or mixes
+//! events into it that Segment refuses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,16 +11,20 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::checker::{Attempt, History, Kind, Outcome, SourceFact};
-use crate::fact::{self, Fact, recently_ms};
+use crate::config::Workspace;
+use crate::fact::{self, Fact, now_ms, recently_ms};
 use crate::http::{Client, Request};
 use crate::random::Random;
-use crate::wait::{DRAINED, eventually};
+use crate::wait::{DRAINED, await_moment, eventually, holds};
 
 /// Persons of one client.
 const PERSONS: usize = 40;
 
 /// Events after which a person's next mail begins.
 const EVENTS_A_MAIL: usize = 10;
+
+/// Of so many mails of a client one is poisoned, if there is any poison.
+const MAILS_A_POISON: usize = 10;
 
 /// Most events in one request.
 const EVENTS_A_REQUEST_MAX: usize = 8;
@@ -43,6 +48,30 @@ pub struct Target {
     pub word: String,
 }
 
+impl Target {
+    /// The first connection of a workspace whose keys stand in its configuration.
+    pub fn new(workspace: &Workspace, ingest: SocketAddr, word: String) -> Self {
+        let (ingest_key, write_key) = (workspace.ingest_key().to_owned(), workspace.write_key().to_owned());
+        Self { ingest, ingest_key, write_key, word }
+    }
+}
+
+/// How load differs from good events sent as fast as they are taken.
+#[derive(Debug, Clone, Default)]
+pub struct Shape {
+    /// Requests a second of each client; what comes late is caught up. Absent: one after the other, without a pause.
+    pub requests_per_second: Option<u32>,
+    /// Campaign names that Segment is made to refuse: the events of one mail in ten carry one of them.
+    pub poison: Vec<String>,
+}
+
+impl Shape {
+    /// Steady load of good events.
+    pub fn steady(requests_per_second: u32) -> Self {
+        Self { requests_per_second: Some(requests_per_second), ..Self::default() }
+    }
+}
+
 /// When a client stops by itself.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
@@ -61,21 +90,29 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts that many clients.
+    /// Starts that many clients that send good events as fast as they are taken.
     pub fn start(target: &Target, clients: usize, until: Until, random: &mut Random) -> Self {
+        Self::start_shaped(target, clients, until, &Shape::default(), random)
+    }
+
+    /// Starts that many clients that send in this shape.
+    pub fn start_shaped(target: &Target, clients: usize, until: Until, shape: &Shape, random: &mut Random) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(AtomicUsize::new(0));
-        let clock = Arc::new(Clock { epoch: Instant::now(), at_ms: AtomicI64::new(recently_ms()) });
+        let clock = Clock { epoch: Instant::now(), epoch_ms: now_ms(), at_ms: AtomicI64::new(recently_ms()) };
+        let clock = Arc::new(clock);
         let spawn = |number| {
             let person = |i| Person::new(format!("p-{}-{number}-{i}", target.word));
             let mut sender = LoadClient {
                 target: target.clone(),
+                shape: shape.clone(),
                 http: Client::new(target.ingest).patience(PATIENCE),
                 random: random.fork(),
                 clock: Arc::clone(&clock),
                 number,
                 persons: (0..PERSONS).map(person).collect(),
-                history: History::default(),
+                mails: 0,
+                history: History { epoch_ms: clock.epoch_ms, ..History::default() },
                 sent: Vec::new(),
             };
             let (stop, accepted) = (Arc::clone(&stop), Arc::clone(&accepted));
@@ -93,6 +130,15 @@ impl Load {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// Waits until so many more events are answered with 200.
+    #[track_caller]
+    pub fn await_more(&self, events: usize) {
+        let enough = self.accepted() + events;
+        eventually("more events are accepted", DRAINED, || {
+            holds(self.accepted() >= enough, || format!("{} of {enough} events accepted", self.accepted()))
+        });
+    }
+
     /// Tells the clients to stop after the request they are at.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -105,7 +151,9 @@ impl Load {
         for client in self.clients {
             let part = client.join().unwrap_or_else(|_| panic!("a load client failed; its reason is above"));
             let offset = whole.facts.len();
+            whole.epoch_ms = part.epoch_ms;
             whole.facts.extend(part.facts);
+            whole.poison.extend(part.poison);
             whole.attempts.extend(part.attempts.into_iter().map(|mut attempt| {
                 attempt.facts.iter_mut().for_each(|fact| *fact += offset);
                 attempt
@@ -119,6 +167,8 @@ impl Load {
 #[derive(Debug)]
 struct Clock {
     epoch: Instant,
+    /// The wall clock at the epoch.
+    epoch_ms: i64,
     at_ms: AtomicI64,
 }
 
@@ -133,22 +183,27 @@ struct Person {
     id: String,
     events: usize,
     user_id: Option<String>,
+    /// The poisoned campaign of the mail its events are about.
+    poison: Option<String>,
 }
 
 impl Person {
     fn new(id: String) -> Self {
-        Self { id, events: 0, user_id: None }
+        Self { id, events: 0, user_id: None, poison: None }
     }
 }
 
 #[derive(Debug)]
 struct LoadClient {
     target: Target,
+    shape: Shape,
     http: Client,
     random: Random,
     clock: Arc<Clock>,
     number: usize,
     persons: Vec<Person>,
+    /// Mails begun so far.
+    mails: usize,
     history: History,
     /// Requests answered with 200: their events, to repeat some.
     sent: Vec<(Vec<usize>, Vec<Fact>)>,
@@ -156,7 +211,12 @@ struct LoadClient {
 
 impl LoadClient {
     fn run(&mut self, until: Until, stop: &AtomicBool, accepted: &AtomicUsize) {
+        let (began, mut requests) = (Instant::now(), 0_u32);
         while !stop.load(Ordering::Relaxed) {
+            if let Some(rate) = self.shape.requests_per_second {
+                await_moment(began + Duration::from_secs(1) * requests / rate);
+                requests += 1;
+            }
             let left = match until {
                 Until::Told => EVENTS_A_REQUEST_MAX,
                 Until::Events(events) => events.saturating_sub(self.history.facts.len()),
@@ -180,6 +240,10 @@ impl LoadClient {
     /// Makes the next event of some person and notes it.
     fn make(&mut self) -> (usize, Fact) {
         let number = self.random.below(PERSONS);
+        if self.persons[number].events.is_multiple_of(EVENTS_A_MAIL) {
+            let poison = self.begin_mail();
+            self.persons[number].poison = poison;
+        }
         let person = &mut self.persons[number];
         let place = person.events % EVENTS_A_MAIL;
         let run = format!("run-{}", person.events / EVENTS_A_MAIL);
@@ -206,9 +270,24 @@ impl LoadClient {
             machine: kind != Kind::Delivered && self.random.chance(25),
             user_id,
         };
-        let fact = written(&source);
+        let fact = match &person.poison {
+            Some(campaign) => {
+                self.history.poison.insert(source.id.clone());
+                written(&source).with("campaign_name", campaign.as_str())
+            }
+            None => written(&source),
+        };
         self.history.facts.push(source);
         (index, fact)
+    }
+
+    /// The campaign of the next mail, if it is a poisoned one. All events of a mail carry it, so that whatever is
+    /// derived from them does too.
+    fn begin_mail(&mut self) -> Option<String> {
+        self.mails += 1;
+        let poison = &self.shape.poison;
+        let due = self.mails.is_multiple_of(MAILS_A_POISON) && !poison.is_empty();
+        due.then(|| poison[self.mails / MAILS_A_POISON % poison.len()].clone())
     }
 
     /// Sends until the answer is 200; every try is noted.

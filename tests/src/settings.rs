@@ -1,6 +1,7 @@
 //! What a test run can be told from outside, through its environment.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A binary to test instead of the one built from this workspace: `INFLECTION_SOURCE_BIN`.
 pub fn binary_override() -> Option<PathBuf> {
@@ -10,6 +11,11 @@ pub fn binary_override() -> Option<PathBuf> {
 /// How often a crash test kills something: `INFLECTION_KILLS`, default 8.
 pub fn kills() -> usize {
     number("INFLECTION_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(8)
+}
+
+/// How long the outages of the isolation tests last: `INFLECTION_OUTAGE_SECONDS`, default 8.
+pub fn outage() -> Duration {
+    Duration::from_secs(number("INFLECTION_OUTAGE_SECONDS").unwrap_or(8))
 }
 
 /// The seed to repeat: `INFLECTION_SEED`.

@@ -28,6 +28,9 @@ pub const CONNECTION: &str = "default";
 /// The grace a process has after SIGTERM, and a little.
 pub const GRACE: Duration = Duration::from_secs(35);
 
+/// Name of the configuration file in the install's directory.
+const CONFIG_FILE: &str = "inflection.toml";
+
 /// A standalone install in a temporary directory.
 #[derive(Debug)]
 pub struct Standalone {
@@ -41,25 +44,32 @@ pub struct Standalone {
 impl Standalone {
     /// Starts with `--ingest-key` and `--write-key` alone: workspace and connection `default`.
     pub fn start(segment: &Segment) -> Self {
+        Self::start_by_flags(segment, &[])
+    }
+
+    /// Starts with `--ingest-key` and `--write-key`, and with further arguments.
+    pub fn start_by_flags(segment: &Segment, more: &[&str]) -> Self {
         let endpoint = segment.url();
-        Self::spawn(|_| {
-            ["--ingest-key", INGEST_KEY, "--write-key", WRITE_KEY, "--segment-endpoint", &endpoint]
-                .map(str::to_owned)
-                .to_vec()
-        })
+        let flags = ["--ingest-key", INGEST_KEY, "--write-key", WRITE_KEY, "--segment-endpoint", &endpoint];
+        Self::spawn(more, |_| flags.map(str::to_owned).to_vec())
     }
 
     /// Starts with a configuration file for these workspaces.
     pub fn start_with(segment: &Segment, workspaces: &[Workspace]) -> Self {
+        Self::start_with_arguments(segment, workspaces, &[])
+    }
+
+    /// Starts with a configuration file for these workspaces, and with further arguments.
+    pub fn start_with_arguments(segment: &Segment, workspaces: &[Workspace], more: &[&str]) -> Self {
         let text = config::render(workspaces, &segment.url());
-        Self::spawn(|folder| {
-            let file = folder.path().join("inflection.toml");
+        Self::spawn(more, |folder| {
+            let file = folder.path().join(CONFIG_FILE);
             fs::write(&file, text).expect("a configuration can be written");
             vec!["--config".to_owned(), file.display().to_string()]
         })
     }
 
-    fn spawn(configured: impl FnOnce(&TempDir) -> Vec<String>) -> Self {
+    fn spawn(more: &[&str], configured: impl FnOnce(&TempDir) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let (listen, admin_listen) = (ports::free(), ports::free());
         let mut arguments = vec![
@@ -73,6 +83,7 @@ impl Standalone {
             "--allow-insecure-endpoint".to_owned(),
         ];
         arguments.extend(configured(&folder));
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let process = Process::spawn("standalone", binary(), &arguments, &folder.path().join("log"));
         let mut standalone = Self { folder, listen, admin_listen, arguments, process };
         standalone.until_ready();
@@ -95,6 +106,16 @@ impl Standalone {
     pub fn start_again(&mut self) {
         self.process = Process::spawn("standalone", binary(), &self.arguments, &self.log_path());
         self.until_ready();
+    }
+
+    /// Replaces the configuration file of an install that was started with one; it is not restarted.
+    pub fn reconfigure(&self, segment: &Segment, workspaces: &[Workspace]) {
+        self.replace_config(&config::render(workspaces, &segment.url()));
+    }
+
+    /// Replaces the configuration file by any text.
+    pub fn replace_config(&self, text: &str) {
+        config::replace(&self.folder.path().join(CONFIG_FILE), text);
     }
 
     /// The public listener.

@@ -39,6 +39,11 @@ pub fn within<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -
     }
 }
 
+/// Waits for a moment of a schedule. For pacing, never for a guess at how long something takes.
+pub fn await_moment(moment: Instant) {
+    thread::sleep(moment.saturating_duration_since(Instant::now()));
+}
+
 /// `Ok` if `condition`, else the complaint: the usual last line of a look.
 ///
 /// # Errors

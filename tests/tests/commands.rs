@@ -19,7 +19,7 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 const DEMO_WAIT: Duration = Duration::from_secs(90);
 
 /// Every subcommand of the contract.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "demo",
     "standalone",
     "ingest",
@@ -30,6 +30,7 @@ const COMMANDS: [&str; 13] = [
     "dead-letters",
     "connections",
     "ledger",
+    "explain",
     "bench",
     "config",
     "healthcheck",

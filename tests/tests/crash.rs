@@ -2,15 +2,18 @@
 //!
 //! `INFLECTION_KILLS` says how often (default 8), `INFLECTION_SEED` which history.
 
+use inflection_sandbox::FaultRule;
+use inflection_tests::admin::Admin;
+use inflection_tests::checker::Outcome;
 use inflection_tests::config::Workspace;
 use inflection_tests::fleet::{Fleet, Stage};
 use inflection_tests::install::Install;
 use inflection_tests::load::{Load, Target, Until};
 use inflection_tests::random::Random;
-use inflection_tests::segment::Segment;
+use inflection_tests::segment::{Segment, status};
 use inflection_tests::settings::kills;
-use inflection_tests::standalone::{INGEST_KEY, Standalone, WRITE_KEY};
-use inflection_tests::wait::{DRAINED, eventually, holds, within};
+use inflection_tests::standalone::{CONNECTION, INGEST_KEY, Standalone, WRITE_KEY};
+use inflection_tests::wait::{SOON, eventually, holds};
 
 /// Clients that send at the same time.
 const CLIENTS: usize = 4;
@@ -26,19 +29,74 @@ fn standalone_survives_kills_under_load() {
     let mut random = Random::announced("crash standalone");
     let segment = Segment::start();
     let mut standalone = Standalone::start(&segment);
-    let target = Target {
-        ingest: standalone.ingest(),
-        ingest_key: INGEST_KEY.to_owned(),
-        write_key: WRITE_KEY.to_owned(),
-        word: random.word(),
-    };
-    let load = Load::start(&target, CLIENTS, Until::Told, &mut random);
+    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Told, &mut random);
     for _ in 0..kills() {
         await_progress(&load, &mut random);
         standalone.kill();
         standalone.start_again();
     }
     judge(load, &segment, &Install::Standalone(Box::new(standalone)), &mut random);
+}
+
+fn target(standalone: &Standalone, random: &mut Random) -> Target {
+    Target {
+        ingest: standalone.ingest(),
+        ingest_key: INGEST_KEY.to_owned(),
+        write_key: WRITE_KEY.to_owned(),
+        word: random.word(),
+    }
+}
+
+/// When in an outage and the recovery from it the process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// Segment has just gone away.
+    Outage,
+    /// Calls are parked.
+    Parked,
+    /// Segment is back, and the park drains.
+    Recovery,
+}
+
+impl Moment {
+    const ALL: [Self; 3] = [Self::Parked, Self::Recovery, Self::Outage];
+}
+
+#[test]
+fn parked_calls_survive_kills_under_load() {
+    let mut random = Random::announced("crash parking");
+    let segment = Segment::start();
+    let mut standalone = Standalone::start_by_flags(&segment, &["--park-after-seconds", "0"]);
+    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Told, &mut random);
+    for round in 0..kills() {
+        // Once something must have been parked for certain, else this test shows nothing.
+        let moment = Moment::ALL[if round == 0 { 0 } else { random.below(Moment::ALL.len()) }];
+        announce(&format!("killed in: {moment:?}"));
+        segment.set_faults(vec![FaultRule::always(status(503, None))]);
+        await_progress(&load, &mut random);
+        if moment != Moment::Outage {
+            await_parked(standalone.admin(), CONNECTION);
+        }
+        if moment != Moment::Recovery {
+            standalone.kill();
+            standalone.start_again();
+        }
+        segment.clear_faults();
+        await_progress(&load, &mut random);
+        if moment == Moment::Recovery {
+            standalone.kill();
+            standalone.start_again();
+        }
+    }
+    judge(load, &segment, &Install::Standalone(Box::new(standalone)), &mut random);
+}
+
+#[track_caller]
+fn await_parked(admin: Admin, connection: &str) {
+    eventually("calls are parked", SOON, || {
+        let books = admin.ledger()?.calls(connection)?;
+        holds(books.parked > 0, || format!("{books:?}"))
+    });
 }
 
 /// What is killed in a fleet.
@@ -54,12 +112,7 @@ fn a_fleet_survives_kills_under_load() {
     let segment = Segment::start();
     let workspace = Workspace::new("acme");
     let mut fleet = Fleet::start(&segment, std::slice::from_ref(&workspace));
-    let target = Target {
-        ingest: fleet.ingest(),
-        ingest_key: workspace.ingest_key().to_owned(),
-        write_key: workspace.write_key().to_owned(),
-        word: random.word(),
-    };
+    let target = Target::new(&workspace, fleet.ingest(), random.word());
     let load = Load::start(&target, CLIENTS, Until::Told, &mut random);
     for victim in victims(&mut random) {
         await_progress(&load, &mut random);
@@ -99,13 +152,38 @@ fn supervise(fleet: &mut Fleet) {
     }
 }
 
+/// The same on NATS: delivery is killed in an outage, the server in the recovery.
+#[test]
+fn parked_calls_survive_kills_on_nats() {
+    let mut random = Random::announced("crash parking on NATS");
+    let segment = Segment::start();
+    let workspace = Workspace::new("acme");
+    let parking = ["--park-after-seconds", "0"];
+    let mut fleet = Fleet::start_with(&segment, std::slice::from_ref(&workspace), &parking);
+    let target = Target::new(&workspace, fleet.ingest(), random.word());
+    let load = Load::start(&target, CLIENTS, Until::Told, &mut random);
+    for _ in 0..kills().div_ceil(3) {
+        segment.set_faults(vec![FaultRule::always(status(503, None))]);
+        await_progress(&load, &mut random);
+        await_parked(fleet.admin(Stage::Delivery), &workspace.connections[0].id);
+        fleet.kill(Stage::Delivery);
+        fleet.start_again(Stage::Delivery);
+        segment.clear_faults();
+        fleet.nats().kill();
+        fleet.nats().start_again();
+        supervise(&mut fleet);
+        await_progress(&load, &mut random);
+        fleet.kill(Stage::Delivery);
+        fleet.start_again(Stage::Delivery);
+    }
+    supervise(&mut fleet);
+    judge(load, &segment, &Install::Fleet(Box::new(fleet)), &mut random);
+}
+
 /// Waits until the clients have got some more events in: the kill then comes in the middle of work.
 #[track_caller]
 fn await_progress(load: &Load, random: &mut Random) {
-    let enough = load.accepted() + EVENTS_BETWEEN_MIN + random.below(EVENTS_BETWEEN_SPREAD);
-    eventually("events are accepted after a kill", DRAINED, || {
-        holds(load.accepted() >= enough, || format!("{} of {enough} events accepted", load.accepted()))
-    });
+    load.await_more(EVENTS_BETWEEN_MIN + random.below(EVENTS_BETWEEN_SPREAD));
 }
 
 /// Ends the load, waits for rest, and checks the whole history.
@@ -113,20 +191,8 @@ fn await_progress(load: &Load, random: &mut Random) {
 fn judge(load: Load, segment: &Segment, install: &Install, random: &mut Random) {
     await_progress(&load, random);
     load.stop();
-    let mut history = load.join();
-    let ledger = install.settle();
-    history.balanced = ledger.balanced;
-    history.pending = ledger.pending;
-    // The ledger of a stage may be at rest a moment before the stage ahead of it has passed everything on. If
-    // something stays away, the checker says what.
-    within(DRAINED, || {
-        history.arrivals = segment.calls();
-        let missing = history.missing().len();
-        holds(missing == 0, || format!("{missing} missing"))
-    })
-    .ok();
-    history.dead = install.dead_letters();
-    let unknown = history.attempts.iter().filter(|attempt| attempt.outcome != inflection_tests::checker::Outcome::Ok);
+    let history = install.complete(load.join(), segment);
+    let unknown = history.attempts.iter().filter(|attempt| attempt.outcome != Outcome::Ok);
     announce(&format!(
         "{} events, {} requests ({} without a 200), {} calls arrived",
         history.facts.len(),

@@ -111,8 +111,14 @@ impl Bus {
     /// away.
     #[must_use]
     pub fn read(&self, log: &Log, after: Sequence) -> Reader {
+        self.read_with(log, after, nats::PREFETCH_MESSAGES)
+    }
+
+    /// The same with so many messages fetched ahead of the caller, at most; the embedded store fetches nothing ahead.
+    #[must_use]
+    pub fn read_with(&self, log: &Log, after: Sequence, prefetch_messages: usize) -> Reader {
         match &self.0 {
-            Backend::Nats(client) => Reader::nats(client.read(log, after)),
+            Backend::Nats(client) => Reader::nats(client.read(log, after, prefetch_messages)),
             Backend::Embedded(store) => Reader::embedded(store.read(log, after)),
         }
     }

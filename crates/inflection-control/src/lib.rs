@@ -5,6 +5,7 @@
 //! others read it.
 
 mod config;
+mod directory;
 mod document;
 mod keys;
 mod rate;
@@ -15,6 +16,7 @@ pub use config::{
     BusSettings, Config, ConfigError, Connection, EmailPolicy, InstallationSettings, Mistake, Naming, Options,
     Uniqueness, Webhook, Workspace,
 };
+pub use directory::{Directory, DirectoryWriter};
 pub use keys::IngestKeys;
 pub use rate::RateBudget;
 pub use sealed::{Binding, MasterKey, SealError};

@@ -1,71 +1,70 @@
-//! The task around a connection's state machine: it sends, waits and stores what the machine asks for.
+//! The task around a connection's state machines: it sends, waits and stores what they ask for.
+//!
+//! * `lanes`: where calls go when they come, into the parked log and out of it;
+//! * `ends`: what follows from the end of a call;
+//! * `parking` and `replays`: the work on logs that they begin; `status`: what is known of a connection.
+
+mod ends;
+mod lanes;
+mod parking;
+mod replays;
+mod status;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use inflection_bus::{Bus, Log};
+use inflection_bus::{AppendError, Bus, Expected, InvalidName, Log};
 use inflection_control::Connection;
-use inflection_segment::{Answer, Client, batch_body, compress};
-use inflection_wire::{DeadLetterEntry, DeadLetterOutcome};
+use inflection_domain::Timestamp;
+use inflection_segment::{Client, SendError, batch_body, compress};
+use inflection_wire::{ClosedWindow, OperatorHold};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::books::ConnectionKey;
 use crate::dead_letters::{message_id, now, refused};
-use crate::dispatcher::{Action, BatchId, Dispatcher, Fate, Finished, Item, LaneId, Pause, Response, Ticket};
+use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Fate, Item, LaneId, Limits, Response};
+use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
+use crate::park::Park;
 use crate::progress::Tracked;
-use crate::window::ConnectionKey;
+use crate::room::Room;
+pub use parking::ParkedError;
+use parking::{Lane, Loaded};
+pub(crate) use parking::{of_log, parked_log};
+use replays::Replays;
+pub use status::{ConnectionState, ConnectionStatus};
 
-/// Pushes waiting for a connection. They are bounded in bytes by the window; this bounds their number.
+/// Pushes waiting for a connection. They are bounded in bytes by the room; this bounds their number.
 pub(crate) const INBOX_MAX: usize = 256;
 /// How long requests under way may take after the stop signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait after a dead letter could not be stored.
 const BURY_RETRY_WAIT: Duration = Duration::from_secs(1);
-
-/// What a connection does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionState {
-    /// Sends.
-    Active,
-    /// Holds everything: the write key is refused.
-    PausedAuth,
-    /// Holds everything: the address is wrong.
-    Broken,
-}
-
-impl ConnectionState {
-    /// The word in the admin API.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::PausedAuth => "paused_auth",
-            Self::Broken => "broken",
-        }
-    }
-}
-
-/// What is known of a connection.
-#[derive(Debug, Clone)]
-pub struct ConnectionStatus {
-    /// What it does.
-    pub state: ConnectionState,
-    /// Why, in a sentence, when it does not send.
-    pub why: Option<String>,
-    /// Calls in hand.
-    pub pending: usize,
-    /// The last status Segment answered; 0 when it did not.
-    pub last_status: Option<u16>,
-}
+/// How often parked lanes are looked at for calls that have waited too long, at most and at least.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What a connection is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Push { lane: LaneId, items: Vec<Item> },
+    /// Calls of a partition, in order.
+    Push { partition: u16, items: Vec<Item> },
+    /// The connection holds up others: its calls must leave memory.
+    Park { partition: u16 },
+    /// Dead letters to be sent again, by their place in the log.
+    Replay(Vec<u64>),
+    /// What an operator wants.
+    Hold(OperatorHold),
+    /// Another worker was asked to send nothing until then.
+    Closed(Timestamp),
+    /// The configuration has changed.
+    Settings(Box<Connection>, Client),
+    /// The connection is not configured any more.
+    Leave,
 }
 
 /// What a connection's tasks share with others.
@@ -74,64 +73,204 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) tracked: Arc<Vec<Arc<Tracked>>>,
     pub(crate) metrics: DeliveryMetrics,
+    pub(crate) room: Arc<Room>,
+    pub(crate) journal: Arc<Mutex<Journal>>,
+    /// How long a connection takes nothing until its calls are parked.
+    pub(crate) park_after: Duration,
+}
+
+/// What readers see of a connection without asking it.
+#[derive(Debug)]
+pub(crate) struct Flags {
+    /// By partition: calls go to the parked log.
+    parked: Vec<AtomicBool>,
+    /// It is known not to work.
+    trouble: AtomicBool,
+}
+
+impl Flags {
+    fn new(partitions: usize) -> Arc<Self> {
+        let parked = (0..partitions).map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Self { parked, trouble: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn is_parked(&self, partition: u16) -> bool {
+        self.parked.get(usize::from(partition)).is_some_and(|parked| parked.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.trouble.load(Ordering::Relaxed)
+    }
+
+    fn set_parked(&self, partition: u16, parked: bool) {
+        if let Some(flag) = self.parked.get(usize::from(partition)) {
+            flag.store(parked, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Why a connection cannot go on, and the stage with it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Calls cannot be parked.
+    #[error("calls of partition {partition} cannot be parked")]
+    Park {
+        /// The partition.
+        partition: u16,
+        /// Why.
+        source: AppendError,
+    },
+    /// Parked calls cannot be read back.
+    #[error("parked calls of partition {partition} cannot be read back")]
+    Parked {
+        /// The partition.
+        partition: u16,
+        /// Why.
+        source: ParkedError,
+    },
+    /// A log has no valid name: a defect.
+    #[error("a log cannot be named")]
+    Name(#[from] InvalidName),
 }
 
 /// The task of one connection.
 #[derive(Debug)]
 pub(crate) struct Sender {
     key: ConnectionKey,
+    settings: Connection,
     client: Client,
-    gzip: bool,
     dispatcher: Dispatcher,
+    lanes: BTreeMap<u16, Lane>,
+    replays: Replays,
     inbox: mpsc::Receiver<Command>,
     dead: Log,
     shared: Shared,
+    flags: Arc<Flags>,
     status: Arc<Mutex<ConnectionStatus>>,
+    hold: OperatorHold,
+    leaving: bool,
+    /// Parked messages that are being read.
+    loads: usize,
+    look_at: Instant,
     started: Instant,
     work: JoinSet<Done>,
+    failure: Option<Failure>,
 }
 
 /// What came of something that was under way.
 #[derive(Debug)]
 enum Done {
-    Sent { batch: BatchId, response: Response, time: Duration },
-    Buried { batch: BatchId, stored: bool },
+    Sent {
+        batch: BatchId,
+        response: Response,
+        took: Duration,
+        calls: Box<[u64]>,
+    },
+    Buried {
+        batch: BatchId,
+        stored: bool,
+    },
+    /// Calls lie in the parked log.
+    Parked {
+        partition: u16,
+        sequence: u64,
+        tickets: BTreeMap<u64, usize>,
+    },
+    /// A message of the parked log was read.
+    Loaded(Box<Loaded>),
+    /// Parked calls that had waited too long lie in the dead letters: by message.
+    Looked {
+        partition: u16,
+        generation: u64,
+        expired: Vec<(u64, usize)>,
+    },
+    /// Calls of a message that is being drained had waited too long.
+    Expired {
+        partition: u16,
+        sequence: u64,
+        count: usize,
+    },
+    /// Dead letters on their way back.
+    Replays {
+        items: Vec<Item>,
+        rest: Vec<u64>,
+    },
     Noted,
+    Failed(Failure),
 }
 
 impl Sender {
     pub(crate) fn new(
         key: ConnectionKey,
-        connection: &Connection,
+        settings: Connection,
         client: Client,
-        dead: Log,
-        dispatcher: Dispatcher,
+        limits: Limits,
         inbox: mpsc::Receiver<Command>,
         shared: Shared,
-    ) -> Self {
-        let status = ConnectionStatus { state: ConnectionState::Active, why: None, pending: 0, last_status: None };
-        Self {
+        parked: &[(u16, u64)],
+    ) -> Result<Self, InvalidName> {
+        let dead = crate::dead_letters::dead_letter_log(&key.0, &key.1)?;
+        let flags = Flags::new(shared.tracked.len());
+        let mut sender = Self {
+            dispatcher: Dispatcher::new(limits, settings.rate()),
             key,
+            settings,
             client,
-            gzip: connection.gzip,
-            dispatcher,
+            lanes: BTreeMap::new(),
+            replays: Replays::default(),
             inbox,
             dead,
             shared,
-            status: Arc::new(Mutex::new(status)),
+            flags,
+            status: Arc::default(),
+            hold: OperatorHold::default(),
+            leaving: false,
+            loads: 0,
+            look_at: Instant::now(),
             started: Instant::now(),
             work: JoinSet::new(),
+            failure: None,
+        };
+        for (partition, last) in parked {
+            let released = sender.tracked(*partition).map_or(0, |tracked| tracked.released(&sender.key));
+            let lane = sender.new_lane(*partition, Park::new(*last, released))?;
+            sender.flags.set_parked(*partition, !lane.park.is_live());
+            sender.lanes.insert(*partition, lane);
         }
+        Ok(sender)
     }
 
     pub(crate) fn status(&self) -> Arc<Mutex<ConnectionStatus>> {
         Arc::clone(&self.status)
     }
 
-    /// Sends until `shutdown`; then waits for what is under way and leaves the rest to the log.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) fn flags(&self) -> Arc<Flags> {
+        Arc::clone(&self.flags)
+    }
+
+    fn tracked(&self, partition: u16) -> Option<&Arc<Tracked>> {
+        self.shared.tracked.get(usize::from(partition))
+    }
+
+    fn new_lane(&self, partition: u16, park: Park) -> Result<Lane, InvalidName> {
+        Ok(Lane { park, log: parked_log(&self.key, partition)?, reader: None })
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Sends until `shutdown`, or until nobody hands it anything any more; then waits for what is under way and leaves
+    /// the rest to the log.
+    ///
+    /// # Errors
+    /// [`Failure`] when the bus cannot keep what it must.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Failure> {
         loop {
             let until = self.act();
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
             self.publish();
             let wait = until.map(|until| self.started + until);
             let timer = async {
@@ -145,7 +284,7 @@ impl Sender {
                 () = shutdown.cancelled() => break,
                 Some(done) = self.work.join_next() => self.take(done),
                 command = self.inbox.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.obey_all(command),
                     None => break,
                 },
                 () = timer => {}
@@ -160,43 +299,118 @@ impl Sender {
             tracing::warn!(workspace = %self.key.0, connection = %self.key.1,
                 "requests did not end in time; their calls are sent again, under equal ids, after the next start");
         }
+        self.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Does what the machine asks for until it says to wait.
+    /// Does what the state machines ask for until they say to wait; gives the moment to ask again.
     fn act(&mut self) -> Option<Duration> {
-        loop {
-            match self.dispatcher.poll(self.started.elapsed()) {
+        if self.leaving {
+            self.abandon();
+            return None;
+        }
+        if self.dispatcher.should_park(self.now(), self.shared.park_after) {
+            tracing::warn!(workspace = %self.key.0, connection = %self.key.1,
+                "the connection takes nothing; its calls are parked until it does");
+            self.park();
+        }
+        self.tend();
+        self.load_replays();
+        let due = loop {
+            match self.dispatcher.poll(self.now()) {
                 Action::Send { batch, items, attempts } => self.send(batch, items, attempts),
                 Action::Bury { batch, item, attempts, status } => self.bury(batch, &item, attempts, status),
-                Action::Wait(until) => return until,
+                Action::Wait(until) => break until,
             }
+        };
+        let parked = self.lanes.values().any(|lane| !lane.park.is_live());
+        let hungry = self.dispatcher.hungry_at(self.now()).filter(|at| parked && *at > self.now());
+        let look = parked.then(|| self.look_at.saturating_duration_since(self.started));
+        let park = self.dispatcher.parks_at(self.shared.park_after).filter(|at| *at > self.now());
+        [due, hungry, look, park].into_iter().flatten().min()
+    }
+
+    /// Takes what has come meanwhile along: batches are filled from everything that is there.
+    fn obey_all(&mut self, first: Command) {
+        self.obey(first);
+        while let Ok(command) = self.inbox.try_recv() {
+            self.obey(command);
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        let Command::Push { lane, items } = command;
-        self.dispatcher.push(lane, items, self.started.elapsed());
-        // What has come meanwhile comes along: batches are filled from everything that is there.
-        while let Ok(Command::Push { lane, items }) = self.inbox.try_recv() {
-            self.dispatcher.push(lane, items, self.started.elapsed());
+    pub(crate) fn obey(&mut self, command: Command) {
+        match command {
+            Command::Push { .. } if self.leaving => {}
+            Command::Push { partition, items } => self.push(partition, items),
+            Command::Park { partition } => {
+                let live = self.lanes.get(&partition).is_none_or(|lane| lane.park.is_live());
+                if live && !self.leaving {
+                    tracing::info!(workspace = %self.key.0, connection = %self.key.1,
+                        "the connection is slower than what comes for it; its calls are parked and follow in order");
+                    self.park();
+                }
+            }
+            Command::Replay(letters) => self.replays.want(letters),
+            Command::Hold(hold) => self.obey_operator(hold),
+            Command::Closed(until) => {
+                let left = u64::try_from(until.as_ms() - now().as_ms()).unwrap_or(0);
+                self.dispatcher.close_until(self.now() + Duration::from_millis(left));
+            }
+            Command::Settings(settings, client) => self.change(*settings, client),
+            Command::Leave => self.leaving = true,
+        }
+    }
+
+    fn obey_operator(&mut self, hold: OperatorHold) {
+        if hold.paused {
+            self.dispatcher.pause(self.now());
+        } else if self.dispatcher.is_paused() || hold.resumes > self.hold.resumes {
+            self.dispatcher.resume();
+        }
+        self.hold = hold;
+    }
+
+    /// Takes over new settings. What was in the way of sending may be put right by them, so it is tried at once.
+    fn change(&mut self, settings: Connection, client: Client) {
+        let moved = settings.write_key != self.settings.write_key || settings.endpoint != self.settings.endpoint;
+        if settings.rate() != self.settings.rate() {
+            self.dispatcher.set_rate(settings.rate(), self.now());
+        }
+        if moved && !self.dispatcher.is_paused() {
+            self.dispatcher.resume();
+        }
+        (self.settings, self.client) = (settings, client);
+    }
+
+    fn load_replays(&mut self) {
+        let idle = self.dispatcher.queued(LaneId::Replay).0 == 0 && !self.dispatcher.is_locked(LaneId::Replay);
+        if !idle || self.dispatcher.appetite(self.now()) != Appetite::All {
+            return;
+        }
+        if let Some(page) = self.replays.next_page() {
+            self.work.spawn(replays::load(self.shared.bus.clone(), self.dead.clone(), page));
         }
     }
 
     fn send(&mut self, batch: BatchId, items: Vec<Item>, attempts: u32) {
-        let (client, gzip) = (self.client.clone(), self.gzip);
+        let (client, gzip) = (self.client.clone(), self.settings.gzip);
         self.work.spawn(async move {
             let body = batch_body(items.iter().map(Item::json), &now().to_string());
             let body = if gzip { compress(&body) } else { body };
+            let calls = items.iter().map(|item| item.id).collect();
             drop(items);
             let started = Instant::now();
             let response = match client.send(body, gzip, attempts).await {
-                Ok(outcome) => Response { status: outcome.status, answer: outcome.answer },
-                Err(error) => {
+                Ok(outcome) => Response::Answered { status: outcome.status, answer: outcome.answer },
+                Err(error @ SendError::Forbidden(_)) => {
+                    tracing::error!(%error, "nothing is sent there");
+                    Response::Forbidden
+                }
+                Err(error @ SendError::Unanswered(_)) => {
                     tracing::debug!(%error, source = ?std::error::Error::source(&error), "no answer from segment");
-                    Response { status: 0, answer: Answer::Unavailable(None) }
+                    Response::Unanswered
                 }
             };
-            Done::Sent { batch, response, time: started.elapsed() }
+            Done::Sent { batch, response, took: started.elapsed(), calls }
         });
     }
 
@@ -216,107 +430,55 @@ impl Sender {
     }
 
     fn take(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        let finished = match done {
-            Ok(Done::Sent { batch, response, time }) => {
-                self.shared.metrics.request_seconds.observe(time);
-                self.note(response);
-                self.dispatcher.answered(batch, response, self.started.elapsed(), chance())
+        match done {
+            Ok(Done::Sent { batch, response, took, calls }) => self.sent(batch, response, took, calls),
+            Ok(Done::Buried { batch, stored: true }) => {
+                let finished = self.dispatcher.buried(batch);
+                self.finish(finished);
             }
-            Ok(Done::Buried { batch, stored: true }) => self.dispatcher.buried(batch),
-            Ok(Done::Buried { batch, stored: false }) => {
-                self.dispatcher.not_buried(batch);
-                return;
+            Ok(Done::Buried { batch, stored: false }) => self.dispatcher.not_buried(batch),
+            Ok(Done::Parked { partition, sequence, tickets }) => self.parked(partition, sequence, tickets),
+            Ok(Done::Loaded(loaded)) => self.loaded(*loaded),
+            Ok(Done::Looked { partition, generation, expired }) => self.looked(partition, generation, expired),
+            Ok(Done::Expired { partition, sequence, count }) => {
+                self.count_dead("expired", count);
+                self.end_release(partition, sequence, Fate::Dead, count);
             }
-            Ok(Done::Noted) => return,
-            Err(error) => {
-                tracing::error!(%error, "a request's task has failed");
-                return;
+            Ok(Done::Replays { items, rest }) => {
+                self.replays.loaded(rest);
+                let now = self.now();
+                self.dispatcher.push(LaneId::Replay, items, now);
             }
-        };
+            Ok(Done::Noted) => {}
+            Ok(Done::Failed(failure)) => self.failure = Some(failure),
+            Err(error) => tracing::error!(%error, "a task of a connection has failed"),
+        }
+    }
+
+    fn sent(&mut self, batch: BatchId, response: Response, took: Duration, calls: Box<[u64]>) {
+        self.shared.metrics.request_seconds.observe(took);
+        let (before, now) = (self.dispatcher.closed_until(), self.now());
+        let finished = self.dispatcher.answered(batch, response, took, now, chance());
+        let closed = self.dispatcher.closed_until();
+        if closed > before {
+            self.tell_closed(closed.saturating_sub(now));
+        }
+        let next = self.dispatcher.next_attempt(batch, now).saturating_sub(now);
+        self.note(response, took, next, calls);
         self.finish(finished);
     }
 
-    /// Tells the partitions which calls have ended.
-    fn finish(&mut self, finished: Vec<Finished>) {
-        let mut ends: BTreeMap<(u16, u64, Fate), usize> = BTreeMap::new();
-        let (mut accepted, mut oldest, at) = (0, i64::MAX, now());
-        for Finished { item, fate } in finished {
-            if fate == Fate::Accepted {
-                accepted += 1;
-                oldest = oldest.min(item.received_at.as_ms());
-            }
-            match item.ticket {
-                Ticket::Decision { partition, sequence } => *ends.entry((partition, sequence, fate)).or_default() += 1,
-                Ticket::DeadLetter if fate == Fate::Accepted => self.note_replayed(&item),
-                Ticket::DeadLetter => {}
-            }
-        }
-        let labels = [("workspace", self.key.0.as_str()), ("connection", self.key.1.as_str())];
-        if accepted > 0 {
-            self.shared.metrics.accepted.with(&labels).add(accepted);
-            let waited = u64::try_from(at.as_ms() - oldest).unwrap_or(0);
-            self.shared.metrics.fact_to_segment_seconds.observe(Duration::from_millis(waited));
-        }
-        for ((partition, sequence, fate), count) in ends {
-            if fate == Fate::Dead {
-                self.shared.metrics.dead.with(&[labels[0], labels[1], ("reason", "refused")]).add(count as u64);
-            }
-            if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
-                tracked.update(|window| window.end(sequence, &self.key, fate, count));
-            }
-        }
-    }
-
-    fn note_replayed(&mut self, item: &Item) {
-        let outcome = DeadLetterOutcome::Replayed(message_id(item).to_owned());
-        let entry = DeadLetterEntry { at: now(), outcome }.encode();
-        let (bus, dead) = (self.shared.bus.clone(), self.dead.clone());
+    /// Lets the other workers know of a closed window, and the next life of this one.
+    fn tell_closed(&mut self, left: Duration) {
+        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        let window = ClosedWindow { until: Timestamp::from_ms(now().as_ms().saturating_add(left)) };
+        let (bus, key) = (self.shared.bus.clone(), crate::control::closed_key(&self.key));
         self.work.spawn(async move {
-            if let Err(error) = bus.append(&dead, None, entry).await {
-                tracing::warn!(%error, "a replayed dead letter is still listed; replaying it again does no harm");
+            if let Err(error) = bus.put_record(&key, Expected::Anything, window.encode()).await {
+                tracing::warn!(%error, "other workers could not be told of a closed window");
             }
             Done::Noted
         });
-    }
-
-    fn note(&mut self, response: Response) {
-        let outcome = match response.answer {
-            Answer::Accepted => "accepted",
-            Answer::Refused => "refused",
-            Answer::Unauthorized => "unauthorized",
-            Answer::Misconfigured => "misconfigured",
-            Answer::Throttled(_) => "throttled",
-            Answer::Unavailable(_) if response.status == 0 => "unanswered",
-            Answer::Unavailable(_) => "unavailable",
-        };
-        let labels = [("workspace", self.key.0.as_str()), ("connection", self.key.1.as_str()), ("outcome", outcome)];
-        self.shared.metrics.requests.with(&labels).add(1);
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.last_status = Some(response.status);
-    }
-
-    /// Makes the connection's state known, and says so when it has changed.
-    fn publish(&self) {
-        let (state, why) = match self.dispatcher.pause() {
-            None => (ConnectionState::Active, None),
-            Some(Pause::Unauthorized(status)) => {
-                let why = format!("the write key is refused ({status}); everything is kept");
-                (ConnectionState::PausedAuth, Some(why))
-            }
-            Some(Pause::Misconfigured(status)) => {
-                (ConnectionState::Broken, Some(format!("the endpoint answers {status}; everything is kept")))
-            }
-        };
-        let pending = self.dispatcher.pending();
-        let labels = [("workspace", self.key.0.as_str()), ("connection", self.key.1.as_str())];
-        self.shared.metrics.pending.with(&labels).set(i64::try_from(pending).unwrap_or(i64::MAX));
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if status.state != state
-            && let Some(why) = &why
-        {
-            tracing::error!(workspace = %self.key.0, connection = %self.key.1, why, "the connection is paused");
-        }
-        *status = ConnectionStatus { state, why, pending, last_status: status.last_status };
     }
 }
 

@@ -6,9 +6,11 @@
 //! shell sends, waits and stores, and tells what came of it.
 
 mod batch;
+mod breaker;
+mod concurrency;
 mod lane;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +19,15 @@ use inflection_domain::Timestamp;
 use inflection_segment::{Answer, limits};
 
 use batch::{Batch, BatchState};
+pub use breaker::Trouble;
+use breaker::{Breaker, Permit};
+use concurrency::Concurrency;
 use lane::Lanes;
+
+/// The share of a connection's rate that dead letters on their way back may take, in percent.
+const REPLAY_PERCENT: u32 = 10;
+/// Dead letters a second on a connection without a rate.
+const REPLAY_PER_SECOND: u32 = 500;
 
 /// One lane of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,8 +48,26 @@ pub enum Ticket {
         /// Its sequence.
         sequence: u64,
     },
+    /// A message of the parked log.
+    Parked {
+        /// Its partition.
+        partition: u16,
+        /// Its sequence.
+        sequence: u64,
+    },
     /// A dead letter.
     DeadLetter,
+}
+
+impl Ticket {
+    /// The lane of what carries it.
+    #[must_use]
+    pub fn lane(self) -> LaneId {
+        match self {
+            Self::Decision { partition, .. } | Self::Parked { partition, .. } => LaneId::Partition(partition),
+            Self::DeadLetter => LaneId::Replay,
+        }
+    }
 }
 
 /// One call, rendered.
@@ -53,6 +81,8 @@ pub struct Item {
     pub ticket: Ticket,
     /// When ingest received the fact, for measuring.
     pub received_at: Timestamp,
+    /// First half of the messageId's hash: attempts are noted by it.
+    pub id: u64,
 }
 
 impl Item {
@@ -129,20 +159,40 @@ pub enum Action {
 
 /// What came of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Response {
-    /// HTTP status; 0 when no whole answer came.
-    pub status: u16,
-    /// What it means. No answer counts as unavailable.
-    pub answer: Answer,
+pub enum Response {
+    /// A whole answer.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// What it means.
+        answer: Answer,
+    },
+    /// No whole answer came.
+    Unanswered,
+    /// Nothing was sent: the address leads to where nothing may be sent.
+    Forbidden,
 }
 
-/// Why a connection sends nothing.
+impl Response {
+    /// HTTP status; 0 when no whole answer came.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Answered { status, .. } => status,
+            Self::Unanswered | Self::Forbidden => 0,
+        }
+    }
+}
+
+/// How much may be handed to the dispatcher to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pause {
-    /// The write key is refused.
-    Unauthorized(u16),
-    /// The address is wrong.
-    Misconfigured(u16),
+pub enum Appetite {
+    /// As much as there is room for.
+    All,
+    /// A little, to see whether an outage is over.
+    Try,
+    /// Nothing now.
+    None,
 }
 
 /// How a call ended.
@@ -161,6 +211,8 @@ pub struct Finished {
     pub item: Item,
     /// How it ended.
     pub fate: Fate,
+    /// It had been given away ([`Dispatcher::unload`]) when it ended.
+    pub orphan: bool,
 }
 
 /// The state machine of one connection.
@@ -172,8 +224,14 @@ pub struct Dispatcher {
     next_batch: u64,
     /// Nothing is sent before this moment: the server asked for it.
     closed_until: Duration,
-    pause: Option<Pause>,
+    /// An operator wants nothing to be sent.
+    paused: bool,
+    breaker: Breaker,
+    concurrency: Concurrency,
+    /// Since when nothing was taken although something was to be sent.
+    stalled_since: Option<Duration>,
     rate: Option<RateBudget>,
+    replay_rate: RateBudget,
 }
 
 impl Dispatcher {
@@ -186,9 +244,19 @@ impl Dispatcher {
             batches: BTreeMap::new(),
             next_batch: 0,
             closed_until: Duration::ZERO,
-            pause: None,
+            paused: false,
+            breaker: Breaker::new(),
+            concurrency: Concurrency::new(limits.in_flight_max),
+            stalled_since: None,
             rate: events_per_second.map(|rate| RateBudget::new(rate, Duration::ZERO)),
+            replay_rate: replay_rate(events_per_second, Duration::ZERO),
         }
+    }
+
+    /// Changes the rate budget.
+    pub fn set_rate(&mut self, events_per_second: Option<u32>, now: Duration) {
+        self.rate = events_per_second.map(|rate| RateBudget::new(rate, now));
+        self.replay_rate = replay_rate(events_per_second, now);
     }
 
     /// Adds calls to a lane, in order.
@@ -199,18 +267,110 @@ impl Dispatcher {
     /// Calls that have not come to an end.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.lanes.waiting() + self.batches.values().map(Batch::len).sum::<usize>()
+        let batches = self.batches.values().filter(|batch| !batch.is_orphan());
+        self.lanes.waiting() + batches.map(Batch::len).sum::<usize>()
     }
 
-    /// Why nothing is sent, if so.
+    /// Calls that wait in a lane, and their bytes.
     #[must_use]
-    pub fn pause(&self) -> Option<Pause> {
-        self.pause
+    pub fn queued(&self, lane: LaneId) -> (usize, usize) {
+        self.lanes.queued(lane)
     }
 
-    /// Sends again after a pause.
+    /// Whether a request of this lane is under way or waits for its next attempt.
+    #[must_use]
+    pub fn is_locked(&self, lane: LaneId) -> bool {
+        self.lanes.is_locked(lane)
+    }
+
+    /// Why nothing but a try now and then is sent, if so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.breaker.trouble()
+    }
+
+    /// Whether an operator has paused it.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Sends nothing until [`Dispatcher::resume`].
+    pub fn pause(&mut self, now: Duration) {
+        self.paused = true;
+        self.stalled_since.get_or_insert(now);
+    }
+
+    /// Sends again, after a pause by an operator or after trouble that was put right.
     pub fn resume(&mut self) {
-        self.pause = None;
+        self.paused = false;
+        self.stalled_since = None;
+        self.recovered();
+    }
+
+    /// The end of the window in which the server wants no requests.
+    #[must_use]
+    pub fn closed_until(&self) -> Duration {
+        self.closed_until
+    }
+
+    /// Takes over a closed window that another worker was told of.
+    pub fn close_until(&mut self, until: Duration) {
+        self.closed_until = self.closed_until.max(until);
+    }
+
+    /// How long nothing was taken although something was to be sent.
+    #[must_use]
+    pub fn stalled(&self, now: Duration) -> Duration {
+        self.stalled_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+
+    /// How much is wanted to be sent.
+    #[must_use]
+    pub fn appetite(&self, now: Duration) -> Appetite {
+        if self.paused || now < self.closed_until {
+            return Appetite::None;
+        }
+        match self.breaker.permit(now) {
+            Permit::All => Appetite::All,
+            Permit::Try => Appetite::Try,
+            Permit::Until(_) | Permit::Wait => Appetite::None,
+        }
+    }
+
+    /// When there may be appetite again, if that is known.
+    #[must_use]
+    pub fn hungry_at(&self, now: Duration) -> Option<Duration> {
+        match self.breaker.permit(now) {
+            _ if self.paused => None,
+            Permit::All | Permit::Try => Some(self.closed_until),
+            Permit::Until(until) => Some(until.max(self.closed_until)),
+            Permit::Wait => None,
+        }
+    }
+
+    /// When the calls of a batch are tried again, as far as that is known.
+    #[must_use]
+    pub fn next_attempt(&self, id: BatchId, now: Duration) -> Duration {
+        let own = self.batches.get(&id).and_then(Batch::retry_at);
+        own.into_iter().chain(self.hungry_at(now)).max().unwrap_or(now)
+    }
+
+    /// Whether what waits here should be parked: nothing was taken for so long, and nothing is tried right now.
+    #[must_use]
+    pub fn should_park(&self, now: Duration, after: Duration) -> bool {
+        let trying = !self.paused && self.breaker.permit(now) == Permit::Wait;
+        self.stalled_since.is_some()
+            && self.stalled(now) >= after
+            && self.appetite(now) == Appetite::None
+            && !trying
+            && self.pending() > self.lanes.queued(LaneId::Replay).0
+    }
+
+    /// When what waits here should be parked, if nothing changes until then.
+    #[must_use]
+    pub fn parks_at(&self, after: Duration) -> Option<Duration> {
+        self.stalled_since.filter(|_| self.pending() > 0).map(|since| since + after)
     }
 
     /// The next thing to do. To be called again until it says to wait.
@@ -220,22 +380,29 @@ impl Dispatcher {
         if let Some(action) = buried {
             return action;
         }
-        if self.pause.is_some() {
+        if self.paused {
             return Action::Wait(None);
         }
         if now < self.closed_until {
             return Action::Wait(Some(self.closed_until));
         }
+        let is_try = match self.breaker.permit(now) {
+            Permit::All => false,
+            Permit::Try => true,
+            Permit::Until(until) => return Action::Wait(Some(until)),
+            Permit::Wait => return Action::Wait(None),
+        };
         let under_way = self.batches.values().filter(|batch| batch.state == BatchState::InFlight).count();
-        if under_way >= self.limits.in_flight_max {
+        if !is_try && under_way >= self.limits.in_flight_max.min(self.concurrency.limit()) {
             return Action::Wait(None);
         }
-        let due = self.batches.iter().filter(|(_, batch)| batch.is_due(now)).map(|(id, batch)| (*id, batch.due_len()));
+        let may_go = |batch: &Batch| batch.is_due(now) || (is_try && batch.may_try());
+        let due = self.batches.iter().filter(|(_, batch)| may_go(batch)).map(|(id, batch)| (*id, batch.due_len()));
         if let Some((id, items)) = due.min() {
             return self.within_rate(items, now).unwrap_or_else(|| self.send(id));
         }
         let retry = self.batches.values().filter_map(Batch::retry_at).min();
-        match self.fill(under_way, now) {
+        match self.fill(under_way, is_try, now) {
             Ok(Some(id)) => self.send(id),
             Ok(None) => Action::Wait(retry),
             Err(later) => Action::Wait(Some(retry.map_or(later, |retry| retry.min(later)))),
@@ -252,6 +419,7 @@ impl Dispatcher {
     fn send(&mut self, id: BatchId) -> Action {
         match self.batches.get_mut(&id) {
             Some(batch) => {
+                self.breaker.trying();
                 let (items, attempts) = batch.start();
                 Action::Send { batch: id, items, attempts }
             }
@@ -260,60 +428,135 @@ impl Dispatcher {
     }
 
     /// Makes a batch from the fronts of idle lanes, if it is time. `Err` says when it will be.
-    fn fill(&mut self, under_way: usize, now: Duration) -> Result<Option<BatchId>, Duration> {
-        let Some((oldest, full)) = self.lanes.ready(&self.limits) else { return Ok(None) };
+    fn fill(&mut self, under_way: usize, is_try: bool, now: Duration) -> Result<Option<BatchId>, Duration> {
+        let Some((oldest, full)) = self.lanes.ready(&self.limits) else { return self.fill_replay(now) };
         let due = oldest + self.limits.linger;
-        if !full && under_way > 0 && now < due {
+        if !full && under_way > 0 && !is_try && now < due {
             return Err(due);
         }
-        let items_max = match &mut self.rate {
-            None => self.limits.items_max,
-            Some(rate) => match rate.available(now) {
-                0 => return Err(now + rate.take(1, now).err().unwrap_or(Duration::ZERO)),
-                available => self.limits.items_max.min(available as usize),
-            },
-        };
+        let items_max = allowed(&mut self.rate, self.limits.items_max, now)?;
         let parts = self.lanes.take(items_max, self.limits.bytes_max);
+        Ok(Some(self.begin(parts, now)))
+    }
+
+    /// Makes a batch of dead letters on their way back, when nothing else is to be sent.
+    fn fill_replay(&mut self, now: Duration) -> Result<Option<BatchId>, Duration> {
+        if !self.lanes.replay_ready() {
+            return Ok(None);
+        }
+        let items_max = match self.replay_rate.available(now) {
+            0 => return Err(now + self.replay_rate.take(1, now).err().unwrap_or(Duration::ZERO)),
+            available => self.limits.items_max.min(available as usize),
+        };
+        let items_max = allowed(&mut self.rate, items_max, now)?;
+        let parts = self.lanes.take_replay(items_max, self.limits.bytes_max);
+        let items = parts.iter().map(|(_, items)| items.len()).sum::<usize>();
+        // What is available was asked for; taking it cannot fail. The same in `begin`.
+        let _taken = self.replay_rate.take(u32::try_from(items).unwrap_or(u32::MAX), now);
+        Ok(Some(self.begin(parts, now)))
+    }
+
+    fn begin(&mut self, parts: Vec<lane::Part>, now: Duration) -> BatchId {
         let items = parts.iter().map(|(_, items)| items.len()).sum::<usize>();
         if let Some(rate) = &mut self.rate {
-            // What is available was asked for; taking it cannot fail.
             let _taken = rate.take(u32::try_from(items).unwrap_or(u32::MAX), now);
         }
         let id = BatchId(self.next_batch);
         self.next_batch += 1;
         self.batches.insert(id, Batch::new(parts));
-        Ok(Some(id))
+        id
     }
 
-    /// Notes what came of a request. `chance` is a number from 0 up to 1 that spreads retries. Gives the calls that have
-    /// come to an end, in order.
-    pub fn answered(&mut self, id: BatchId, response: Response, now: Duration, chance: f64) -> Vec<Finished> {
-        let Some(batch) = self.batches.get_mut(&id) else { return Vec::new() };
-        let mut finished = Vec::new();
-        match response.answer {
-            Answer::Accepted => {
-                finished = batch.accept();
+    /// Notes what came of a request that took `time`. `chance` is a number from 0 up to 1 that spreads retries. Gives the
+    /// calls that have come to an end, in order.
+    pub fn answered(
+        &mut self,
+        id: BatchId,
+        response: Response,
+        time: Duration,
+        now: Duration,
+        chance: f64,
+    ) -> Vec<Finished> {
+        let finished = match response {
+            Response::Answered { answer: Answer::Accepted, .. } => {
+                self.works(time, now);
+                self.batches.get_mut(&id).map_or(Vec::new(), Batch::accept)
             }
-            Answer::Refused => batch.refuse(response.status),
-            Answer::Unauthorized => {
-                batch.hold();
-                self.pause = Some(Pause::Unauthorized(response.status));
-            }
-            Answer::Misconfigured => {
-                batch.hold();
-                self.pause = Some(Pause::Misconfigured(response.status));
-            }
-            Answer::Throttled(wait) | Answer::Unavailable(wait) => {
-                let backoff = batch.back_off(self.limits.backoff, chance, now);
-                let throttled = matches!(response.answer, Answer::Throttled(_));
-                // What the server asks for holds for the whole connection; so does a refusal for speed without a number.
-                if let Some(wait) = wait.or(throttled.then_some(backoff)) {
-                    self.closed_until = self.closed_until.max(now + wait);
+            Response::Answered { answer: Answer::Refused, status } => {
+                self.works(time, now);
+                if let Some(batch) = self.batches.get_mut(&id) {
+                    batch.refuse(status);
                 }
+                Vec::new()
             }
-        }
+            Response::Answered { answer: Answer::Throttled(wait), .. } => {
+                let until = now + self.back_off(id, wait, now, chance);
+                // A refusal for speed without a number holds for the whole connection as one with a number does.
+                self.closed_until = self.closed_until.max(until);
+                self.breaker.pushed_back(until);
+                self.concurrency.pushed_back(time, now);
+                self.stalled_since.get_or_insert(now);
+                Vec::new()
+            }
+            Response::Answered { answer: Answer::Unavailable(wait), status } => {
+                let back_off = self.back_off(id, wait, now, chance);
+                if wait.is_some() {
+                    self.closed_until = self.closed_until.max(now + back_off);
+                }
+                self.failed(Trouble::Unavailable(status), time, now, chance);
+                Vec::new()
+            }
+            Response::Unanswered => {
+                self.back_off(id, None, now, chance);
+                self.failed(Trouble::Unavailable(0), time, now, chance);
+                Vec::new()
+            }
+            Response::Answered { answer: Answer::Unauthorized, status } => {
+                self.hold(id, Trouble::Unauthorized(status), time, now, chance)
+            }
+            Response::Answered { answer: Answer::Misconfigured, status } => {
+                self.hold(id, Trouble::Misconfigured(status), time, now, chance)
+            }
+            Response::Forbidden => self.hold(id, Trouble::Forbidden, time, now, chance),
+        };
         self.release(id);
         finished
+    }
+
+    /// The connection answers as one that works.
+    fn works(&mut self, time: Duration, now: Duration) {
+        self.stalled_since = None;
+        self.concurrency.answered(time, now);
+        if self.breaker.works() {
+            self.recovered();
+        }
+    }
+
+    /// What waited for the end of an outage goes on, one request first.
+    fn recovered(&mut self) {
+        self.breaker = Breaker::new();
+        self.concurrency.begin_again();
+        self.batches.values_mut().for_each(Batch::wake);
+    }
+
+    fn failed(&mut self, trouble: Trouble, time: Duration, now: Duration, chance: f64) {
+        self.stalled_since.get_or_insert(now);
+        self.concurrency.pushed_back(time, now);
+        self.breaker.failed(trouble, now, chance);
+    }
+
+    fn hold(&mut self, id: BatchId, trouble: Trouble, time: Duration, now: Duration, chance: f64) -> Vec<Finished> {
+        if let Some(batch) = self.batches.get_mut(&id) {
+            batch.hold();
+        }
+        self.failed(trouble, time, now, chance);
+        Vec::new()
+    }
+
+    /// Lets a batch wait for its next attempt, at least as long as the server asked for.
+    fn back_off(&mut self, id: BatchId, wait: Option<Duration>, now: Duration, chance: f64) -> Duration {
+        let back_off = self.batches.get_mut(&id).map(|batch| batch.back_off(self.limits.backoff, chance, now));
+        wait.or(back_off).unwrap_or_default()
     }
 
     /// Notes that the item a batch wanted buried lies in the dead letters.
@@ -330,13 +573,64 @@ impl Dispatcher {
         }
     }
 
+    /// Gives away the calls of all lanes but those that are burying one, in order, also those under way: what comes of
+    /// a request under way is told with [`Finished::orphan`] if it is good and forgotten if not. Its lanes stay locked
+    /// until then, so that no second request of a lane goes out beside it. Dead letters on their way back stay.
+    pub fn unload(&mut self) -> Vec<(LaneId, Vec<Item>)> {
+        let mut unloaded: BTreeMap<LaneId, Vec<Item>> = BTreeMap::new();
+        let mut busy = BTreeSet::new();
+        let ids: Vec<BatchId> = self.batches.keys().copied().collect();
+        for id in ids {
+            let Some(batch) = self.batches.get_mut(&id) else { continue };
+            let items = match batch.state {
+                _ if batch.lanes().contains(&LaneId::Replay) || batch.is_orphan() => continue,
+                BatchState::Burying | BatchState::Grave => {
+                    busy.extend(batch.lanes().iter().copied());
+                    continue;
+                }
+                BatchState::InFlight => batch.disown(),
+                BatchState::Ready | BatchState::Waiting(_) => match self.batches.remove(&id) {
+                    Some(batch) => {
+                        self.lanes.unlock(batch.lanes());
+                        batch.dissolve()
+                    }
+                    None => continue,
+                },
+            };
+            for item in items {
+                unloaded.entry(item.ticket.lane()).or_default().push(item);
+            }
+        }
+        for lane in self.lanes.partitions() {
+            if !busy.contains(&lane) {
+                unloaded.entry(lane).or_default().extend(self.lanes.empty(lane));
+            }
+        }
+        unloaded.into_iter().collect()
+    }
+
     fn release(&mut self, id: BatchId) {
-        if self.batches.get(&id).is_some_and(Batch::is_done)
+        let done = |batch: &Batch| batch.is_done() || (batch.is_orphan() && batch.state != BatchState::InFlight);
+        if self.batches.get(&id).is_some_and(done)
             && let Some(batch) = self.batches.remove(&id)
         {
             self.lanes.unlock(batch.lanes());
         }
     }
+}
+
+/// How many of `items_max` the rate budget lets through now, or when it will let through one.
+fn allowed(rate: &mut Option<RateBudget>, items_max: usize, now: Duration) -> Result<usize, Duration> {
+    let Some(rate) = rate else { return Ok(items_max) };
+    match rate.available(now) {
+        0 => Err(now + rate.take(1, now).err().unwrap_or(Duration::ZERO)),
+        available => Ok(items_max.min(available as usize)),
+    }
+}
+
+fn replay_rate(events_per_second: Option<u32>, now: Duration) -> RateBudget {
+    let rate = events_per_second.map_or(REPLAY_PER_SECOND, |rate| rate.saturating_mul(REPLAY_PERCENT) / 100);
+    RateBudget::new(rate.max(1), now)
 }
 
 #[cfg(test)]

@@ -1,28 +1,44 @@
 //! Translates decisions to Segment calls and sees each one to an end.
 //!
 //! * `translate`: from a decision to rendered items, under a connection's settings; pure;
-//! * `dispatcher`: a connection's lanes, batches, retries and bisection; a pure state machine;
-//! * `window`: what of a partition is under way, and how far it is finished; pure;
+//! * `dispatcher`: a connection's lanes, batches, retries, bisection and breaker; a pure state machine;
+//! * `park`: how a lane leaves memory for the parked log and comes back; pure;
+//! * `books`: what of a partition is under way, and how far each connection has come; pure;
+//! * `room`: how connections share memory;
 //! * `partition` and `connection`: the tasks around them, which read, send, wait and store;
-//! * `dead_letters`: calls that will not be sent, and how they come back.
+//! * `hub`: which connections there are; `control`: what all workers know of them; `handle`: looking in and steering;
+//! * `dead_letters`: calls that will not be sent, and how they come back; `journal`: what was tried.
 //!
 //! Whose event it is and whether it is unique was decided before and is never looked at again here.
 
+mod books;
+mod check;
 mod connection;
+mod control;
 mod dead_letters;
 mod dispatcher;
+mod handle;
+mod hub;
+mod journal;
 mod metrics;
+mod park;
 mod partition;
 mod progress;
+mod room;
 mod service;
 mod translate;
-mod window;
 
-pub use connection::{ConnectionState, ConnectionStatus};
-pub use dead_letters::{DeadLetterError, StoredLetter, dead_letter_log, drop_letter, list};
-pub use dispatcher::{Action, BatchId, Dispatcher, Fate, Finished, Item, LaneId, Limits, Pause, Response, Ticket};
+pub use check::{CHECK_EVENT, Check, Level};
+pub use connection::{ConnectionState, ConnectionStatus, Failure, ParkedError};
+pub use control::HoldError;
+pub use dead_letters::{DeadLetterError, LetterCounts, StoredLetter, counts, dead_letter_log, drop_letter, visit};
+pub use dispatcher::{
+    Action, Appetite, BatchId, Dispatcher, Fate, Finished, Item, LaneId, Limits, Response, Ticket, Trouble,
+};
+pub use handle::{ConnectionView, ControlError, DeliveryHandle};
+pub use journal::Attempt;
 pub use metrics::DeliveryMetrics;
 pub use partition::PartitionError;
 pub use progress::{ProgressError, load_progress, progress_key};
-pub use service::{DeliveryConfig, DeliveryError, DeliveryHandle, ReplayError, start};
+pub use service::{DeliveryConfig, DeliveryError, start};
 pub use translate::{Rendered, Translation, translate};

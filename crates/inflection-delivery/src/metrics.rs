@@ -1,6 +1,6 @@
 //! What delivery counts.
 
-use inflection_telemetry::{CounterFamily, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Registry};
 
 /// Metrics of the delivery stage.
 #[derive(Debug, Clone)]
@@ -10,6 +10,8 @@ pub struct DeliveryMetrics {
     pub(crate) filtered: CounterFamily,
     pub(crate) requests: CounterFamily,
     pub(crate) pending: GaugeFamily,
+    pub(crate) parked: GaugeFamily,
+    pub(crate) room_bytes: Gauge,
     pub(crate) request_seconds: Histogram,
     pub(crate) fact_to_segment_seconds: Histogram,
 }
@@ -24,6 +26,8 @@ impl DeliveryMetrics {
             filtered: registry.counters("inflection_delivery_calls_filtered", "Calls a connection leaves out"),
             requests: registry.counters("inflection_delivery_requests", "Requests to Segment, by outcome"),
             pending: registry.gauges("inflection_delivery_calls_pending", "Calls in hand, by connection"),
+            parked: registry.gauges("inflection_delivery_calls_parked", "Calls that lie parked, by connection"),
+            room_bytes: registry.gauge("inflection_delivery_room_bytes", "Rendered bytes in memory, of 64 MiB"),
             request_seconds: registry.seconds("inflection_delivery_request_seconds", "Time of a request to Segment"),
             fact_to_segment_seconds: registry
                 .seconds("inflection_delivery_fact_to_segment_seconds", "From the receipt of a fact to Segment's 2xx"),

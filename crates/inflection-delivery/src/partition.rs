@@ -1,49 +1,81 @@
 //! The task that reads a partition's decisions, renders their calls and hands them to the connections.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, Log, Message, ReadError};
 use inflection_control::Connection;
-use inflection_domain::{Body, InstallationId, MessageId, WorkspaceId};
+use inflection_domain::{Body, InstallationId, MessageId, Timestamp, WorkspaceId};
 use inflection_wire::{
     DeadLetter, DeadLetterEntry, DeadLetterOutcome, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Command;
-use crate::dead_letters::now;
-use crate::dispatcher::{Item, LaneId, Ticket};
+use crate::books::{CallEnd, ConnectionKey};
+use crate::connection::{Command, Flags};
+use crate::dead_letters::{EXPIRED, now};
+use crate::dispatcher::{Item, Ticket};
 use crate::metrics::DeliveryMetrics;
-use crate::progress::Tracked;
+use crate::progress::{Hold, Tracked};
+use crate::room::Room;
 use crate::translate::{Rendered, Translation, translate};
-use crate::window::{ConnectionKey, Ends};
 
 /// Bytes of decisions read at once.
 const READ_BYTES: usize = 1024 * 1024;
-/// The unit in which rendered bytes are counted against the window.
+/// Rendered bytes on their way into parked logs, over all connections: they wait for the bus, never for Segment.
+const PARKING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Counted in units of this many.
 const PERMIT_BYTES: usize = 1024;
+/// How long others wait behind a connection that has used up its room, before its calls are parked.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A connection as its partitions see it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Outlet {
     pub(crate) key: ConnectionKey,
-    pub(crate) settings: Connection,
+    pub(crate) settings: Arc<Connection>,
     pub(crate) inbox: mpsc::Sender<Command>,
+    pub(crate) flags: Arc<Flags>,
     pub(crate) dead: Log,
 }
+
+/// All connections, by workspace.
+pub(crate) type Outlets = HashMap<WorkspaceId, Vec<Outlet>>;
 
 /// What all partitions share.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) bus: Bus,
     pub(crate) installation: InstallationId,
-    pub(crate) outlets: HashMap<WorkspaceId, Vec<Outlet>>,
-    pub(crate) window: Arc<Semaphore>,
-    pub(crate) window_permits: usize,
+    /// Replaced as a whole when the configuration changes.
+    pub(crate) outlets: RwLock<Arc<Outlets>>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) parking: Arc<Semaphore>,
     pub(crate) metrics: DeliveryMetrics,
+}
+
+impl Common {
+    pub(crate) fn outlets(&self) -> Arc<Outlets> {
+        Arc::clone(&self.outlets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_outlets(&self, outlets: Outlets) {
+        *self.outlets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(outlets);
+    }
+
+    pub(crate) fn parking() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(PARKING_BYTES_MAX / PERMIT_BYTES))
+    }
+
+    /// Room for calls that go straight into the parked log.
+    async fn hold_parking(&self, bytes: usize) -> Option<Hold> {
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, PARKING_BYTES_MAX / PERMIT_BYTES);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        Arc::clone(&self.parking).acquire_many_owned(permits).await.ok().map(Hold::Parking)
+    }
 }
 
 /// Why a partition cannot go on.
@@ -76,12 +108,23 @@ pub(crate) struct Reading {
 }
 
 /// What one message makes for one connection.
-#[derive(Debug, Default)]
-struct Output {
+#[derive(Debug)]
+struct Output<'o> {
+    outlet: &'o Outlet,
+    /// Calls of the message that an earlier life has counted, and of those the ones not yet met.
+    skipped: u32,
+    to_skip: u32,
     bytes: Vec<u8>,
     rendered: Vec<Rendered>,
-    ends: Ends,
+    /// What is known of each call after the skipped ones; `None` is rendered.
+    calls: Vec<Option<CallEnd>>,
     dead: Vec<DeadLetter>,
+}
+
+impl Output<'_> {
+    fn count(&self, wanted: CallEnd) -> u64 {
+        self.calls.iter().filter(|end| **end == Some(wanted)).count() as u64
+    }
 }
 
 impl Reading {
@@ -106,89 +149,117 @@ impl Reading {
 
     async fn message(&self, Message { sequence, payload }: Message) -> Result<(), PartitionError> {
         let batch = DecisionBatch::decode(payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
-        self.introduce(&batch);
-        let mut outputs: HashMap<&ConnectionKey, (&Outlet, Output)> = HashMap::new();
+        let outlets = self.common.outlets();
+        let known: Vec<ConnectionKey> = outlets.values().flatten().map(|outlet| outlet.key.clone()).collect();
+        self.introduce(&batch, &known, sequence);
+        let mut outputs = self.outputs(&batch, &outlets, sequence);
+        let mut calls: BTreeMap<WorkspaceId, u32> = BTreeMap::new();
         for decided in &batch.decisions {
-            let Some(outlets) = self.common.outlets.get(&decided.workspace) else { continue };
+            let count = u32::try_from(decided.calls.len()).unwrap_or(u32::MAX);
+            match calls.get_mut(&decided.workspace) {
+                Some(known) => *known += count,
+                None => drop(calls.insert(decided.workspace.clone(), count)),
+            }
+            let Some(own) = outputs.get_mut(&decided.workspace).filter(|own| !own.is_empty()) else { continue };
             let body = decode_body(&decided.body);
-            for outlet in outlets {
-                let (_, output) = outputs.entry(&outlet.key).or_insert_with(|| (outlet, Output::default()));
+            for output in own {
                 match &body {
-                    Ok(body) => self.render(decided, body, outlet, output),
-                    Err(error) => self.unreadable(decided, error, outlet, output),
+                    Ok(body) => self.render(decided, body, batch.received_at, output),
+                    Err(error) => self.unreadable(decided, error, output),
                 }
             }
         }
-        let (mut ends, mut open, mut bytes) = (BTreeMap::new(), 0, 0);
-        for (outlet, output) in outputs.values_mut() {
-            for letter in std::mem::take(&mut output.dead) {
-                self.bury(outlet, letter).await?;
-            }
-            let labels = [("workspace", outlet.key.0.as_str()), ("connection", outlet.key.1.as_str())];
-            if output.ends.filtered > 0 {
-                self.common.metrics.filtered.with(&labels).add(output.ends.filtered);
-            }
-            ends.insert(outlet.key.clone(), output.ends);
-            open += output.rendered.len();
-            bytes += output.bytes.len();
-        }
-        let held = self.hold(bytes).await;
-        let known = self.known();
-        let mut calls = BTreeMap::new();
-        for decided in &batch.decisions {
-            *calls.entry(decided.workspace.clone()).or_insert(0) += decided.calls.len() as u64;
-        }
-        self.tracked.update(|window| {
-            window.leave_out(&known, &calls, &mut ends);
-            window.open(sequence, open, ends, held);
-            open == 0
+        self.hand_on(outputs.into_values().flatten().collect(), sequence, batch.received_at, known.len()).await?;
+        self.tracked.update(|books| {
+            books.leave_out(&known, &calls, sequence);
+            books.read(sequence);
+            true
         });
-        for (outlet, output) in outputs.into_values() {
-            self.push(outlet, output, sequence, &batch).await;
-        }
         Ok(())
     }
 
     /// Connections that are new to this partition begin with this message.
-    fn introduce(&self, batch: &DecisionBatch) {
+    fn introduce(&self, batch: &DecisionBatch, known: &[ConnectionKey], sequence: u64) {
         let before = |totals: &WorkspaceTotals| {
             let own = batch.decisions.iter().filter(|decided| decided.workspace == totals.workspace);
             let calls: usize = own.map(|decided| decided.calls.len()).sum();
             WorkspaceTotals { calls: totals.calls.saturating_sub(calls as u64), ..totals.clone() }
         };
-        let known = self.known();
-        self.tracked.update(|window| {
-            if window.is_new(&known) {
-                window.introduce(&known, &batch.totals.iter().map(before).collect::<Vec<_>>());
+        self.tracked.update(|books| {
+            if books.is_new(known) {
+                books.introduce(known, &batch.totals.iter().map(before).collect::<Vec<_>>(), sequence);
             }
             false
         });
     }
 
-    fn known(&self) -> Vec<ConnectionKey> {
-        self.common.outlets.values().flatten().map(|outlet| outlet.key.clone()).collect()
+    /// An empty output for every connection that is to be told of the message.
+    fn outputs<'o>(
+        &self,
+        batch: &DecisionBatch,
+        outlets: &'o Outlets,
+        sequence: u64,
+    ) -> HashMap<WorkspaceId, Vec<Output<'o>>> {
+        let mut outputs: HashMap<WorkspaceId, Vec<Output<'o>>> = HashMap::new();
+        self.tracked.update(|books| {
+            for decided in &batch.decisions {
+                if outputs.contains_key(&decided.workspace) {
+                    continue;
+                }
+                let mut own = Vec::new();
+                for outlet in outlets.get(&decided.workspace).into_iter().flatten() {
+                    let Some(skipped) = books.skip(&outlet.key, sequence) else { continue };
+                    let (bytes, rendered, calls, dead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+                    own.push(Output { outlet, skipped, to_skip: skipped, bytes, rendered, calls, dead });
+                }
+                outputs.insert(decided.workspace.clone(), own);
+            }
+            false
+        });
+        outputs
     }
 
-    fn render(&self, decided: &Decided, body: &Body, outlet: &Outlet, output: &mut Output) {
+    fn render(&self, decided: &Decided, body: &Body, received_at: Timestamp, output: &mut Output<'_>) {
+        let outlet = output.outlet;
+        let waited = Duration::from_millis(u64::try_from(now().as_ms() - received_at.as_ms()).unwrap_or(0));
         for call in &decided.calls {
+            if output.to_skip > 0 {
+                output.to_skip -= 1;
+                continue;
+            }
             let installation = &self.common.installation;
+            let letter = |reason: &str, item: Bytes| {
+                self.letter(decided, call, outlet, body.event_id.as_str(), reason.to_owned(), item)
+            };
             match translate(installation, &outlet.settings, decided, body, call, &mut output.bytes) {
-                Translation::Rendered(rendered) => output.rendered.push(rendered),
-                Translation::Filtered => output.ends.filtered += 1,
+                Translation::Rendered(at) if waited > outlet.settings.expire_after => {
+                    let item = output.bytes.get(at.item..at.end).unwrap_or_default();
+                    output.dead.push(letter(EXPIRED, Bytes::copy_from_slice(item)));
+                    output.bytes.truncate(at.start);
+                    output.calls.push(Some(CallEnd::Dead));
+                }
+                Translation::Rendered(rendered) => {
+                    output.rendered.push(rendered);
+                    output.calls.push(None);
+                }
+                Translation::Filtered => output.calls.push(Some(CallEnd::Filtered)),
                 Translation::Invalid(invalid) => {
-                    output.ends.dead += 1;
-                    let letter = self.letter(decided, call, outlet, body.event_id.as_str(), invalid.to_string());
-                    output.dead.push(letter);
+                    output.dead.push(letter(&invalid.to_string(), Bytes::new()));
+                    output.calls.push(Some(CallEnd::Dead));
                 }
             }
         }
     }
 
-    fn unreadable(&self, decided: &Decided, error: &DecodeError, outlet: &Outlet, output: &mut Output) {
+    fn unreadable(&self, decided: &Decided, error: &DecodeError, output: &mut Output<'_>) {
         tracing::error!(partition = self.partition, %error, "a fact's body cannot be read; its calls are dead");
         for call in &decided.calls {
-            output.ends.dead += 1;
-            output.dead.push(self.letter(decided, call, outlet, "", "undecodable".to_owned()));
+            if output.to_skip > 0 {
+                output.to_skip -= 1;
+                continue;
+            }
+            output.calls.push(Some(CallEnd::Dead));
+            output.dead.push(self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new()));
         }
     }
 
@@ -199,6 +270,7 @@ impl Reading {
         outlet: &Outlet,
         event_id: &str,
         reason: String,
+        item: Bytes,
     ) -> DeadLetter {
         let (workspace, connection) = outlet.key.clone();
         let id = MessageId::new(&self.common.installation, &decided.workspace, &connection, call.key);
@@ -211,7 +283,7 @@ impl Reading {
             reason,
             attempts: 0,
             last_status: 0,
-            item: Bytes::new(),
+            item,
         }
     }
 
@@ -222,13 +294,11 @@ impl Reading {
             connection,
             reason = letter.reason,
             message_id = letter.message_id,
-            "segment would drop a call; it goes to the dead letters"
+            "a call that cannot be sent goes to the dead letters"
         );
-        self.common
-            .metrics
-            .dead
-            .with(&[("workspace", workspace), ("connection", connection), ("reason", "invalid")])
-            .add(1);
+        let reason = if letter.reason == EXPIRED { EXPIRED } else { "invalid" };
+        let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
+        self.common.metrics.dead.with(&labels).add(1);
         let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) }.encode();
         loop {
             match self.common.bus.append(&outlet.dead, None, entry.clone()).await {
@@ -236,32 +306,87 @@ impl Reading {
                 Err(error) if self.common.bus.has_failed() => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "a dead letter waits for the bus");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
     }
 
-    /// Room in the window for rendered bytes; waits while too much is under way.
-    async fn hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, self.common.window_permits);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        Arc::clone(&self.common.window).acquire_many_owned(permits).await.ok()
+    /// Hands a message's calls to the connections; those that have room are not kept waiting by those that have not.
+    async fn hand_on(
+        &self,
+        mut outputs: Vec<Output<'_>>,
+        sequence: u64,
+        received_at: Timestamp,
+        connections: usize,
+    ) -> Result<(), PartitionError> {
+        for output in &mut outputs {
+            for letter in std::mem::take(&mut output.dead) {
+                self.bury(output.outlet, letter).await?;
+            }
+            let filtered = output.count(CallEnd::Filtered);
+            if filtered > 0 {
+                let key = &output.outlet.key;
+                let labels = [("workspace", key.0.as_str()), ("connection", key.1.as_str())];
+                self.common.metrics.filtered.with(&labels).add(filtered);
+            }
+        }
+        let mut waiting = Vec::new();
+        for output in outputs {
+            let parked = output.outlet.flags.is_parked(self.partition);
+            match self.common.room.try_hold(&output.outlet.key, output.bytes.len()) {
+                Some(held) if !parked => self.push(output, Some(held.into()), sequence, received_at).await,
+                Some(_) | None => waiting.push(output),
+            }
+        }
+        for output in waiting {
+            let held = self.hold(output.outlet, output.bytes.len(), connections).await;
+            self.push(output, held, sequence, received_at).await;
+        }
+        Ok(())
     }
 
-    async fn push(&self, outlet: &Outlet, output: Output, sequence: u64, batch: &DecisionBatch) {
-        if output.rendered.is_empty() {
+    /// Waits for room. When others wait behind a connection that gets none, its calls are parked: from then on they wait
+    /// for the bus only.
+    async fn hold(&self, outlet: &Outlet, bytes: usize, connections: usize) -> Option<Hold> {
+        if outlet.flags.is_parked(self.partition) {
+            return self.common.hold_parking(bytes).await;
+        }
+        let room = self.common.room.hold(&outlet.key, bytes);
+        if connections <= 1 {
+            return Some(room.await.into());
+        }
+        let patience = if outlet.flags.is_in_trouble() { Duration::ZERO } else { PATIENCE };
+        match tokio::time::timeout(patience, room).await {
+            Ok(held) => Some(held.into()),
+            Err(_elapsed) => {
+                if outlet.inbox.send(Command::Park { partition: self.partition }).await.is_err() {
+                    tracing::debug!(partition = self.partition, "a connection has ended");
+                }
+                self.common.hold_parking(bytes).await
+            }
+        }
+    }
+
+    async fn push(&self, output: Output<'_>, held: Option<Hold>, sequence: u64, received_at: Timestamp) {
+        let Output { outlet, skipped, bytes, rendered, calls, .. } = output;
+        self.tracked.update(|books| {
+            books.open(&outlet.key, sequence, skipped, calls, held);
+            rendered.is_empty()
+        });
+        if rendered.is_empty() {
             return;
         }
-        let bytes = Bytes::from(output.bytes);
+        let bytes = Bytes::from(bytes);
         let ticket = Ticket::Decision { partition: self.partition, sequence };
-        let items = output.rendered.iter().map(|at| Item {
+        let items = rendered.iter().map(|at| Item {
             bytes: bytes.slice(at.start..at.end),
             split: at.item - at.start,
             ticket,
-            received_at: batch.received_at,
+            received_at,
+            id: at.id,
         });
-        let push = Command::Push { lane: LaneId::Partition(self.partition), items: items.collect() };
+        let push = Command::Push { partition: self.partition, items: items.collect() };
         if outlet.inbox.send(push).await.is_err() {
             tracing::debug!(partition = self.partition, "a connection has ended; its calls stay in the log");
         }

@@ -1,17 +1,23 @@
 //! Where a partition's progress is kept.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use inflection_bus::{Bus, Expected, RecordError};
-use inflection_wire::{DecodeError, DeliveryProgress};
+use inflection_wire::{ConnectionTotals, DecodeError, DeliveryProgress};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use crate::window::Window;
+use crate::books::{Books, ConnectionKey};
+use crate::connection::parked_log;
+use crate::dispatcher::Fate;
+use crate::room;
 
 /// Progress is written at most this often: a crash repeats what was finished since, under equal ids.
 const WRITE_EVERY: Duration = Duration::from_millis(25);
+/// What was sent of the parked logs is deleted this often.
+const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Wait after a write that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
@@ -30,6 +36,9 @@ pub enum ProgressError {
     /// The record is none.
     #[error("the progress record is damaged")]
     Damaged(#[from] DecodeError),
+    /// The parked logs cannot be read.
+    #[error("the parked logs cannot be read")]
+    Parked(#[from] inflection_bus::ReadError),
 }
 
 /// Reads a partition's progress; a partition that has none is at its beginning.
@@ -43,32 +52,77 @@ pub async fn load_progress(bus: &Bus, partition: u16) -> Result<DeliveryProgress
     }
 }
 
+/// Room that a message under way holds.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for what dropping it gives back")]
+pub(crate) enum Hold {
+    /// Of what waits for Segment.
+    Room(room::Held),
+    /// Of what is on its way into the parked log, and waits for the bus only.
+    Parking(OwnedSemaphorePermit),
+}
+
+impl From<room::Held> for Hold {
+    fn from(held: room::Held) -> Self {
+        Self::Room(held)
+    }
+}
+
 /// What the tasks of one partition share.
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    window: Mutex<Window<OwnedSemaphorePermit>>,
+    books: Mutex<Books<Hold>>,
     moved: Notify,
 }
 
 impl Tracked {
-    pub(crate) fn new(progress: DeliveryProgress) -> Arc<Self> {
-        Arc::new(Self { window: Mutex::new(Window::new(progress)), moved: Notify::new() })
+    pub(crate) fn new(books: Books<Hold>) -> Arc<Self> {
+        Arc::new(Self { books: Mutex::new(books), moved: Notify::new() })
     }
 
-    /// Changes the window; `change` says whether the cursor moved.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Window<OwnedSemaphorePermit>) -> bool) {
-        if change(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner)) {
+    fn look<T>(&self, look: impl FnOnce(&mut Books<Hold>) -> T) -> T {
+        look(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the books; `change` says whether a position moved.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Books<Hold>) -> bool) {
+        if self.look(change) {
             self.moved.notify_one();
         }
     }
 
-    fn progress(&self) -> DeliveryProgress {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).progress()
+    /// The books as they are written together with the next `parked` calls.
+    pub(crate) fn with_parked(&self, key: &ConnectionKey, parked: usize) -> Option<ConnectionTotals> {
+        self.look(|books| books.with_parked(key, parked))
     }
 
-    /// Keeps the stored progress up with the window, until `finish`; then stores it a last time.
+    pub(crate) fn forget_releases(&self, key: &ConnectionKey) -> (u64, Vec<(Fate, usize)>) {
+        self.look(|books| books.forget_releases(key))
+    }
+
+    /// Up to where the parked log was sent.
+    pub(crate) fn released(&self, key: &ConnectionKey) -> u64 {
+        self.look(|books| books.totals(key).map_or(0, |totals| totals.released_through))
+    }
+
+    /// Whether anything was ever parked: then the log has a last message, the fence of the next.
+    pub(crate) fn has_parked(&self, key: &ConnectionKey) -> bool {
+        self.look(|books| books.totals(key).is_some_and(|totals| totals.parked > 0))
+    }
+
+    /// Calls that lie parked.
+    pub(crate) fn parked(&self, key: &ConnectionKey) -> u64 {
+        self.look(|books| books.totals(key).map_or(0, ConnectionTotals::still_parked))
+    }
+
+    pub(crate) fn progress(&self) -> DeliveryProgress {
+        self.look(|books| books.progress())
+    }
+
+    /// Keeps the stored progress up with the books, until `finish`; then stores it a last time.
     pub(crate) async fn keep(self: Arc<Self>, bus: Bus, partition: u16, finish: CancellationToken) {
         let mut stored = self.progress();
+        let (mut purged, mut purge_at) = (BTreeMap::new(), Instant::now() + PURGE_EVERY);
         loop {
             let finishing = tokio::select! {
                 biased;
@@ -86,10 +140,30 @@ impl Tracked {
                     }
                 }
             }
+            if finishing || Instant::now() > purge_at {
+                purge(&bus, partition, &stored, &mut purged).await;
+                purge_at = Instant::now() + PURGE_EVERY;
+            }
             if finishing {
                 return;
             }
             pause(WRITE_EVERY, &finish).await;
+        }
+    }
+}
+
+/// Deletes what was sent of parked logs, as far as that is stored. The last message stays: it is the fence of the next.
+async fn purge(bus: &Bus, partition: u16, stored: &DeliveryProgress, purged: &mut BTreeMap<ConnectionKey, u64>) {
+    for totals in &stored.connections {
+        let key = (totals.workspace.clone(), totals.connection.clone());
+        let through = totals.released_through.saturating_sub(1);
+        if through == 0 || purged.get(&key) == Some(&through) {
+            continue;
+        }
+        let Ok(log) = parked_log(&key, partition) else { continue };
+        match bus.purge(&log, through).await {
+            Ok(()) => drop(purged.insert(key, through)),
+            Err(error) => tracing::warn!(partition, %error, "parked calls that were sent could not be deleted yet"),
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Rendered {
     pub item: usize,
     /// Where it ends.
     pub end: usize,
+    /// First half of the messageId's hash.
+    pub id: u64,
 }
 
 /// Renders one call into `out`. The bytes depend on nothing but the arguments: a retry, replay or restart gives the same.
@@ -46,7 +48,8 @@ pub fn translate(
     if !wants(connection, call) {
         return Translation::Filtered;
     }
-    let message_id = MessageId::new(installation, &decided.workspace, &connection.id, call.key).to_string();
+    let id = MessageId::new(installation, &decided.workspace, &connection.id, call.key);
+    let message_id = id.to_string();
     let timestamp = decided.occurred_at.to_rfc3339();
     let email = body.email.as_ref().and_then(|address| email(connection.email, address));
     let anonymous = decided.user.is_none() || call.links;
@@ -73,7 +76,7 @@ pub fn translate(
         },
     );
     match rendered {
-        Ok(()) => Translation::Rendered(Rendered { start, item, end: out.len() }),
+        Ok(()) => Translation::Rendered(Rendered { start, item, end: out.len(), id: id.high() }),
         Err(invalid) => {
             out.truncate(start);
             Translation::Invalid(invalid)

@@ -222,6 +222,21 @@ impl MessageId {
     }
 }
 
+impl MessageId {
+    /// First half of the hash: the first sixteen digits after the prefix. Enough to tell calls of one process apart.
+    #[must_use]
+    pub fn high(self) -> u64 {
+        self.0.high()
+    }
+
+    /// The same, of an id as text; 0 if it is none of ours.
+    #[must_use]
+    pub fn high_of(text: &str) -> u64 {
+        let digits = text.strip_prefix("infl_").and_then(|digits| digits.get(..16));
+        digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "infl_{}", self.0)
@@ -249,6 +264,8 @@ mod tests {
         assert_eq!(on("prod"), "infl_99df3e7a26023136c1c143b9853a70f1");
         assert_ne!(on("prod"), on("test"));
         assert!(on("prod").len() < 100);
+        let prod = MessageId::new(&installation, &workspace, &ConnectionId::new("prod").unwrap(), key);
+        assert_eq!((MessageId::high_of(&on("prod")), MessageId::high_of("other")), (prod.high(), 0));
     }
 
     #[test]

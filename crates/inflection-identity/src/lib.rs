@@ -11,10 +11,9 @@ mod partition;
 mod step;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use inflection_bus::{Bus, InvalidName};
-use inflection_control::Workspace;
+use inflection_control::{Directory, Workspace};
 use inflection_domain::{PartitionCount, Policy, WorkspaceId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,19 +27,18 @@ pub use step::{Position, Step};
 pub struct IdentityConfig {
     /// How many partitions there are.
     pub partitions: PartitionCount,
-    /// Each workspace's choices.
-    pub policies: Policies,
+    /// The workspaces, with each one's choices. A change applies to facts folded after it.
+    pub directory: Directory,
 }
 
 /// Each workspace's choices; those that are not configured get the default.
 #[derive(Debug, Clone, Default)]
-pub struct Policies(Arc<HashMap<WorkspaceId, Policy>>);
+pub(crate) struct Policies(HashMap<WorkspaceId, Policy>);
 
 impl Policies {
     /// The choices of these workspaces.
-    #[must_use]
-    pub fn of(workspaces: &[Workspace]) -> Self {
-        Self(Arc::new(workspaces.iter().map(|workspace| (workspace.id.clone(), workspace.policy)).collect()))
+    fn of(workspaces: &[Workspace]) -> Self {
+        Self(workspaces.iter().map(|workspace| (workspace.id.clone(), workspace.policy)).collect())
     }
 
     fn get(&self, workspace: &WorkspaceId) -> Policy {
@@ -80,7 +78,7 @@ pub async fn run(
 ) -> Result<(), IdentityError> {
     let mut tasks = JoinSet::new();
     for partition in config.partitions.all() {
-        let worker = partition::Worker::new(partition, &bus, config.policies.clone(), metrics.clone())?;
+        let worker = partition::Worker::new(partition, &bus, config.directory.clone(), metrics.clone())?;
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             let named = |source| IdentityError::Partition { partition: partition.index(), source };

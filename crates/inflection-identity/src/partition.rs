@@ -1,10 +1,12 @@
 //! The loop around one partition's fold: read, fold, append, purge; and recovery from the log.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
+use inflection_control::Directory;
 use inflection_domain::Partition;
 use inflection_wire::{DecisionBatch, DecodeError};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +51,7 @@ pub(crate) struct Worker {
     events: Log,
     decisions: Log,
     unparsed: Log,
-    policies: Policies,
+    directory: Directory,
     metrics: IdentityMetrics,
 }
 
@@ -64,7 +66,7 @@ impl Worker {
     pub(crate) fn new(
         partition: Partition,
         bus: &Bus,
-        policies: Policies,
+        directory: Directory,
         metrics: IdentityMetrics,
     ) -> Result<Self, InvalidName> {
         Ok(Self {
@@ -73,7 +75,7 @@ impl Worker {
             events: Log::new(&format!("events.{partition}"))?,
             decisions: Log::new(&format!("decisions.{partition}"))?,
             unparsed: Log::new(&format!("unparsed._events.{partition}"))?,
-            policies,
+            directory,
             metrics,
         })
     }
@@ -134,6 +136,8 @@ impl Worker {
     /// Folds until `shutdown`, or until another owner has written (then it returns, and recovery starts anew).
     async fn own(&self, recovered: Recovered, shutdown: &CancellationToken) -> Result<(), PartitionError> {
         let Recovered { mut step, mut fence, mut reader } = recovered;
+        let mut workspaces = self.directory.current();
+        let mut policies = Policies::of(&workspaces);
         let mut inputs = VecDeque::new();
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
         loop {
@@ -158,7 +162,11 @@ impl Worker {
                     }
                 }
             }
-            let Some((batch, counts)) = step.fold(&mut inputs, &self.policies, OUTPUT_BYTES) else { continue };
+            let now = self.directory.current();
+            if !Arc::ptr_eq(&now, &workspaces) {
+                (policies, workspaces) = (Policies::of(&now), now);
+            }
+            let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
             match self.append(fence, batch.encode(), shutdown).await? {
                 Some(sequence) => fence = sequence,

@@ -2,7 +2,8 @@
 //!
 //! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
 //! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
-//! `framing` its guard against ambiguous requests, `webhook` and `sendgrid` the door for email service providers.
+//! `framing` its guard against ambiguous requests, `senders` who may send,
+//! `webhook` and `sendgrid` the door for email service providers.
 //!
 //! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
 
@@ -15,7 +16,9 @@ mod framing;
 mod input;
 mod json;
 mod metrics;
+mod rejected;
 mod request;
+mod senders;
 mod sendgrid;
 mod server;
 mod service;
@@ -23,4 +26,5 @@ mod webhook;
 mod writer;
 
 pub use metrics::IngestMetrics;
+pub use rejected::rejected_key;
 pub use server::{IngestConfig, IngestError, run};

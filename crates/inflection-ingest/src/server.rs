@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use inflection_bus::Bus;
-use inflection_control::Workspace;
+use inflection_control::Directory;
 use inflection_wire::Installation;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -40,7 +40,7 @@ pub struct IngestConfig {
     /// The public listener, already bound.
     pub listener: TcpListener,
     /// Whose events are taken.
-    pub workspaces: Vec<Workspace>,
+    pub directory: Directory,
     /// The installation's identity.
     pub installation: Installation,
 }
@@ -63,21 +63,31 @@ pub async fn run(
     metrics: IngestMetrics,
     shutdown: CancellationToken,
 ) -> Result<(), IngestError> {
-    let (writing, serving) = (TaskTracker::new(), TaskTracker::new());
+    let (writing, serving, counting) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let (counted, mut directory) = (CancellationToken::new(), config.directory);
     let partitions = config.installation.partitions;
     let writers = Writers::start(&bus, partitions, &metrics, &writing)?;
     let service =
-        Arc::new(Service::new(bus, &config.workspaces, config.installation.key, partitions, writers, metrics));
+        Arc::new(Service::new(bus, &directory.current(), config.installation.key, partitions, writers, metrics));
+    counting.spawn(service.rejected.clone().keep(service.bus.clone(), counted.clone()));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
+            workspaces = directory.changed() => {
+                service.configure(&workspaces);
+                continue;
+            }
             permit = Arc::clone(&room).acquire_owned() => permit,
         };
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
+            workspaces = directory.changed() => {
+                service.configure(&workspaces);
+                continue;
+            }
             accepted = config.listener.accept() => accepted,
         };
         match accepted {
@@ -102,6 +112,9 @@ pub async fn run(
         tracing::warn!(connections = serving.len(), "connections did not end in time and are dropped");
     }
     drop(service);
+    counted.cancel();
+    counting.close();
+    counting.wait().await;
     writing.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, writing.wait()).await.is_err() {
         tracing::warn!("appends did not end in time; their senders have no answer and will send again");

@@ -1,9 +1,8 @@
 //! Routes, and the way of one request.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::header::EXPECT;
@@ -11,7 +10,7 @@ use axum::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use inflection_bus::Bus;
-use inflection_control::{IngestKeys, RateBudget, Workspace};
+use inflection_control::Workspace;
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
 use tokio::sync::Semaphore;
@@ -20,7 +19,8 @@ use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
 use crate::framing::Ambiguity;
 use crate::metrics::IngestMetrics;
-use crate::webhook::Webhooks;
+use crate::rejected::Rejected;
+use crate::senders::Senders;
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
 
@@ -37,16 +37,14 @@ const RETRY_SECONDS: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) bus: Bus,
-    pub(crate) keys: IngestKeys,
-    pub(crate) webhooks: Webhooks,
+    senders: RwLock<Arc<Senders>>,
     pub(crate) installation: InstallationKey,
     pub(crate) metrics: IngestMetrics,
-    connections: HashMap<WorkspaceId, HashSet<String>>,
+    pub(crate) rejected: Rejected,
     partitions: PartitionCount,
     writers: Writers,
     in_hand: Arc<Semaphore>,
     webhooks_in_hand: Arc<Semaphore>,
-    rates: HashMap<WorkspaceId, Mutex<RateBudget>>,
     started: Instant,
     pub(crate) draining: AtomicBool,
     request_ids: AtomicU64,
@@ -63,25 +61,33 @@ impl Service {
         metrics: IngestMetrics,
     ) -> Self {
         use std::hash::{BuildHasher as _, RandomState};
-        let names =
-            |workspace: &Workspace| workspace.connections.iter().map(|one| one.id.as_str().to_owned()).collect();
+        let started = Instant::now();
         Self {
             bus,
-            keys: IngestKeys::of(workspaces),
-            webhooks: Webhooks::of(workspaces),
+            senders: RwLock::new(Arc::new(Senders::of(workspaces, None, started.elapsed()))),
             installation,
             metrics,
-            connections: workspaces.iter().map(|workspace| (workspace.id.clone(), names(workspace))).collect(),
+            rejected: Rejected::default(),
             partitions,
             writers,
-            rates: workspaces.iter().filter_map(rate).collect(),
-            started: Instant::now(),
+            started,
             in_hand: Arc::new(Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
             webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
             draining: AtomicBool::new(false),
             request_ids: AtomicU64::new(0),
             request_seed: RandomState::new().hash_one("request ids"),
         }
+    }
+
+    /// Who may send now. A request keeps to what it began with.
+    pub(crate) fn senders(&self) -> Arc<Senders> {
+        Arc::clone(&self.senders.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over a changed configuration.
+    pub(crate) fn configure(&self, workspaces: &[Workspace]) {
+        let senders = Senders::of(workspaces, Some(&self.senders()), self.started.elapsed());
+        *self.senders.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(senders);
     }
 
     fn request_id(&self) -> String {
@@ -103,9 +109,17 @@ impl Service {
             if request.method() != Method::POST {
                 return refuse(Refusal::new(Code::MethodNotAllowed, "events are posted"));
             }
-            return match self.events(request).await {
+            let senders = self.senders();
+            let workspace = match auth::workspace(request.headers(), &senders.keys) {
+                Ok(workspace) => workspace,
+                Err(refusal) => return refuse(refusal),
+            };
+            return match self.events(request, &workspace, &senders).await {
                 Ok(answer) => answer,
-                Err(refusal) => refuse(refusal),
+                Err(refusal) => {
+                    self.rejected.add(&workspace, refusal.rejected.len());
+                    refuse(refusal)
+                }
             };
         }
         match path.strip_prefix("/v1/webhooks/").and_then(|rest| rest.split_once('/')) {
@@ -120,8 +134,12 @@ impl Service {
         refusal.answer(id, None)
     }
 
-    async fn events(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-        let workspace = auth::workspace(request.headers(), &self.keys)?;
+    async fn events(
+        &self,
+        request: Request<Body>,
+        workspace: &WorkspaceId,
+        senders: &Senders,
+    ) -> Result<Response<Body>, Refusal> {
         let layout = request::layout(request.headers())?;
         let gzip = request::is_gzip(request.headers())?;
         let announced = match request::announced_bytes(request.headers(), layout.bytes_max()) {
@@ -136,15 +154,15 @@ impl Service {
         let in_hand = reserve(&self.in_hand, announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
         let bytes = self.read(request.into_body(), layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
-            let known = self.connections.get(&workspace);
             named.is_none_or(|named| named == workspace.as_str())
-                && connection.is_none_or(|name| known.is_some_and(|known| known.contains(name)))
+                && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
-        let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
+        let context = Context { workspace, key: &self.installation, now: now(), clamp_time: false };
         let taken = events::take(&bytes, layout, context, &ours)?;
-        self.admit(&workspace, taken.facts.len())?;
+        senders.admit(workspace, taken.facts.len(), self.started.elapsed())?;
         self.store(&taken.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
+        self.rejected.add(workspace, taken.rejected.len());
         for (_, why) in &taken.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
         }
@@ -161,17 +179,6 @@ impl Service {
     /// send, and must not take the room of those who have a key.
     pub(crate) fn reserve_webhook(&self, bytes: usize) -> Result<InHand, Refusal> {
         reserve(&self.webhooks_in_hand, bytes)
-    }
-
-    /// Refuses what is over the workspace's rate.
-    fn admit(&self, workspace: &WorkspaceId, events: usize) -> Result<(), Refusal> {
-        let Some(rate) = self.rates.get(workspace) else { return Ok(()) };
-        let count = u32::try_from(events).unwrap_or(u32::MAX);
-        let outcome = rate.lock().unwrap_or_else(PoisonError::into_inner).take(count, self.started.elapsed());
-        outcome.map_err(|wait| {
-            let message = "this workspace sends more events a second than it may";
-            Refusal::later(Code::RateLimited, message, wait.as_secs() + 1)
-        })
     }
 
     /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
@@ -208,11 +215,6 @@ impl Service {
         }
         Ok(())
     }
-}
-
-fn rate(workspace: &Workspace) -> Option<(WorkspaceId, Mutex<RateBudget>)> {
-    let per_second = workspace.ingest_events_per_second?;
-    Some((workspace.id.clone(), Mutex::new(RateBudget::new(per_second, Duration::ZERO))))
 }
 
 /// Room for a body, or a refusal: memory is bounded before it is used.

@@ -98,7 +98,8 @@ impl Service {
             }
         };
         // Nothing is reserved or read for those who do not even claim to know a key.
-        let hook = self.webhooks.find(provider, token);
+        let senders = self.senders();
+        let hook = senders.webhooks.find(provider, token);
         sendgrid::require_signature(request.headers())?;
         let Some(hook) = hook else {
             return Err(Refusal::new(Code::SignatureInvalid, sendgrid::SIGNATURE_INVALID));
@@ -114,6 +115,7 @@ impl Service {
             return self.keep_unparsed(&hook.workspace, provider, &body).await;
         };
         self.metrics.unmapped.with(&[("provider", provider)]).add(mapped.unmapped);
+        self.rejected.add(&hook.workspace, mapped.rejected.len());
         for (why, raw) in &mapped.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
             self.keep_unparsed(&hook.workspace, provider, raw).await?;

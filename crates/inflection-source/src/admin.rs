@@ -1,9 +1,12 @@
 //! The admin listener: probes, metrics, and the admin API.
 
+mod connections;
+mod explain;
 pub(crate) mod letters;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -14,12 +17,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use inflection_bus::Bus;
-use inflection_control::{Secret, Workspace};
+use inflection_control::{Directory, Secret};
 use inflection_delivery::DeliveryHandle;
-use inflection_domain::PartitionCount;
+use inflection_domain::{ConnectionId, Timestamp, WorkspaceId};
 use inflection_telemetry::Registry;
+use inflection_wire::Installation;
 use ring::digest::{SHA256, digest};
-use serde_json::{Value, json};
+use serde_json::json;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,12 +44,48 @@ impl Readiness {
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) bus: Bus,
-    pub(crate) partitions: PartitionCount,
+    pub(crate) installation: Installation,
     pub(crate) delivery: Option<DeliveryHandle>,
-    pub(crate) workspaces: Vec<Workspace>,
+    pub(crate) directory: Directory,
     pub(crate) registry: Registry,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) key: Option<Secret>,
+    pub(crate) wrong_keys: WrongKeys,
+}
+
+impl Admin {
+    /// All connections that are configured now.
+    fn connections(&self) -> Vec<(WorkspaceId, ConnectionId)> {
+        let workspaces = self.directory.current();
+        let of = |workspace: &inflection_control::Workspace| {
+            let id = workspace.id.clone();
+            workspace.connections.iter().map(move |connection| (id.clone(), connection.id.clone())).collect::<Vec<_>>()
+        };
+        workspaces.iter().flat_map(of).collect()
+    }
+}
+
+/// Wrong admin keys of the last minute: whoever guesses is slowed down.
+#[derive(Debug, Default)]
+pub(crate) struct WrongKeys(Mutex<Option<(Instant, u32)>>);
+
+impl WrongKeys {
+    const MAX: u32 = 20;
+    const WITHIN: Duration = Duration::from_secs(60);
+
+    /// Notes one; says whether there were too many.
+    fn note(&self, now: Instant) -> bool {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = window.filter(|(since, _)| now.duration_since(*since) < Self::WITHIN).unwrap_or((now, 0));
+        *window = Some((since, count.saturating_add(1)));
+        count >= Self::MAX
+    }
+}
+
+/// The wall clock.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 type Shared = State<Arc<Admin>>;
@@ -58,7 +98,12 @@ pub(crate) async fn serve(admin: Admin, listener: TcpListener, shutdown: Cancell
         .route("/v1/dead-letters", get(letters::list_view))
         .route("/v1/dead-letters/replay", post(letters::replay))
         .route("/v1/dead-letters/drop", post(letters::drop_view))
-        .route("/v1/connections", get(connections))
+        .route("/v1/connections", get(connections::list))
+        .route("/v1/connections/{id}", get(connections::show))
+        .route("/v1/connections/{id}/pause", post(connections::pause))
+        .route("/v1/connections/{id}/resume", post(connections::resume))
+        .route("/v1/connections/{id}/test", post(connections::test))
+        .route("/v1/explain/{id}", get(explain::view))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize));
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -92,6 +137,9 @@ async fn authorize(State(admin): Shared, headers: HeaderMap, request: Request, n
     let matches = |given: &str| bool::from(hash(given.trim()).as_ref().ct_eq(hash(key.expose()).as_ref()));
     match given {
         Some(given) if matches(given) => next.run(request).await,
+        Some(_) if admin.wrong_keys.note(Instant::now()) => {
+            problem(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many wrong admin keys; wait a minute")
+        }
         Some(_) => problem(StatusCode::FORBIDDEN, "forbidden", "this is not the admin key"),
         None => {
             problem(StatusCode::UNAUTHORIZED, "auth_missing", "send the admin key as `Authorization: Bearer <key>`")
@@ -114,29 +162,21 @@ async fn metrics(State(admin): Shared) -> Response<Body> {
 }
 
 async fn ledger_view(State(admin): Shared) -> Response {
-    match ledger::read(&admin.bus, admin.partitions).await {
+    match ledger::read(&admin.bus, admin.installation.partitions).await {
         Ok(ledger) => Json(ledger).into_response(),
         Err(error) => unavailable(&error),
     }
 }
 
-async fn connections(State(admin): Shared) -> Json<Value> {
-    let all = admin.delivery.as_ref().map(DeliveryHandle::connections).unwrap_or_default();
-    let list: Vec<Value> = all
-        .into_iter()
-        .map(|(workspace, connection, status)| {
-            json!({
-                "workspace": workspace.as_str(),
-                "id": connection.id.as_str(),
-                "state": status.state.name(),
-                "why": status.why,
-                "pending": status.pending,
-                "last_status": status.last_status,
-                "endpoint": format!("{:?}", connection.endpoint),
-                "write_key": connection.write_key.hint(),
-                "events_per_second": connection.rate(),
-            })
-        })
-        .collect();
-    Json(json!({ "connections": list }))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guessing_is_slowed_down() {
+        let (wrong, now) = (WrongKeys::default(), Instant::now());
+        let refused: Vec<bool> = (0..25).map(|_| wrong.note(now)).collect();
+        assert_eq!(refused.iter().position(|refused| *refused), Some(20));
+        assert!(!wrong.note(now + WrongKeys::WITHIN), "a minute later it may be tried again");
+    }
 }

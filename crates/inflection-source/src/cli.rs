@@ -39,10 +39,12 @@ pub(crate) enum Command {
     Sandbox(SandboxArgs),
     /// Shows, replays or drops calls that Segment refused.
     DeadLetters(DeadLettersArgs),
-    /// Shows the connections of a running install.
+    /// Shows the connections of a running install; pauses, resumes and tests them.
     Connections(ConnectionsArgs),
     /// Balances the books: events in, calls out. Exit code 1 when they do not balance at rest.
     Ledger(LedgerArgs),
+    /// Tells every hop of one event: when it came, what was decided and why, what was sent, what was answered.
+    Explain(ExplainArgs),
     /// Measures the whole pipeline: generator, ingest, identity, delivery, sink, in processes of their own.
     Bench(BenchArgs),
     /// Works on configuration files.
@@ -96,6 +98,10 @@ pub(crate) struct SendingArgs {
     /// Requests to Segment under way at once, per connection and process. Raise it when Segment's latency is the limit.
     #[arg(long, env = "INFLECTION_IN_FLIGHT_MAX", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) in_flight_max: u16,
+    /// How long a connection takes nothing (an outage, a refused key, a pause) until its calls are moved out of memory
+    /// into a log of their own, in seconds. They follow in order when it takes calls again.
+    #[arg(long, env = "INFLECTION_PARK_AFTER_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) park_after_seconds: u64,
 }
 
 /// What `standalone` is told.
@@ -256,6 +262,15 @@ pub(crate) struct LetterFilterArgs {
     /// Only this connection.
     #[arg(long)]
     pub(crate) connection: Option<String>,
+    /// Only letters with this reason, like bad_request, item_too_large or expired.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Only letters that died at or after this moment (RFC 3339).
+    #[arg(long)]
+    pub(crate) since: Option<String>,
+    /// Only letters that died before this moment (RFC 3339).
+    #[arg(long)]
+    pub(crate) until: Option<String>,
     #[command(flatten)]
     pub(crate) look: LookArgs,
 }
@@ -292,12 +307,20 @@ pub(crate) struct ConnectionsArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConnectionsAction {
     /// Lists the connections with their state. Write keys are shown as their last four characters.
-    List(ConnectionsListArgs),
+    List(AdminArgs),
+    /// Shows one connection.
+    Show(ConnectionArgs),
+    /// Holds everything of a connection: nothing is sent, nothing is lost, over restarts too.
+    Pause(ConnectionArgs),
+    /// Lets a connection go on, after a pause or after trouble that was put right.
+    Resume(ConnectionArgs),
+    /// Tries a connection out, and says how far the proof goes.
+    Test(ConnectionArgs),
 }
 
-/// How to list connections.
+/// How to reach an install's admin listener.
 #[derive(Debug, Args)]
-pub(crate) struct ConnectionsListArgs {
+pub(crate) struct AdminArgs {
     /// Admin listener of a running install.
     #[arg(long, env = "INFLECTION_ADMIN_URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) admin_url: String,
@@ -307,6 +330,30 @@ pub(crate) struct ConnectionsListArgs {
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Which connection.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionArgs {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its workspace; needed when several workspaces have a connection of this id.
+    #[arg(long)]
+    pub(crate) workspace: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// What `explain` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The sender's id of an event, a Segment messageId, or a person's id.
+    pub(crate) id: String,
+    /// Shows addresses; they are masked otherwise.
+    #[arg(long)]
+    pub(crate) addresses: bool,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
 }
 
 /// What `config` is told.
@@ -320,6 +367,28 @@ pub(crate) struct ConfigArgs {
 pub(crate) enum ConfigAction {
     /// Reads and checks a whole configuration file and reports every mistake at once; exit code 64 if there is any.
     Check(ConfigFileArgs),
+    /// Seals a secret, read from standard input, under the file's `installation.master_key`, for one place in the file.
+    Seal(SealArgs),
+}
+
+/// What a sealed secret is for.
+#[derive(Debug, Args)]
+pub(crate) struct SealArgs {
+    /// Configuration file (TOML) with `installation.master_key`.
+    #[arg(long, env = "INFLECTION_CONFIG")]
+    pub(crate) config: PathBuf,
+    /// The workspace.
+    #[arg(long)]
+    pub(crate) workspace: String,
+    /// The connection, when it is a write key.
+    #[arg(long, required_unless_present_any = ["ingest_key", "webhook"], conflicts_with_all = ["ingest_key", "webhook"])]
+    pub(crate) connection: Option<String>,
+    /// It is an ingest key of the workspace.
+    #[arg(long, conflicts_with = "webhook")]
+    pub(crate) ingest_key: bool,
+    /// It is a signing secret of one of the workspace's webhooks.
+    #[arg(long)]
+    pub(crate) webhook: bool,
 }
 
 /// What `healthcheck` is told.

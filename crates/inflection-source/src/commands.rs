@@ -5,6 +5,7 @@ mod config;
 mod connections;
 mod dead_letters;
 mod demo;
+mod explain;
 mod healthcheck;
 mod ledger;
 mod look;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command) -> Result<End, Failure> {
         Command::DeadLetters(args) => dead_letters::run(args).await,
         Command::Connections(args) => connections::run(args).await,
         Command::Ledger(args) => ledger::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Config(args) => config::run(&args),
         Command::Healthcheck(args) => healthcheck::run(args).await,

@@ -19,6 +19,7 @@ pub(crate) fn streams(events_bytes_max: i64, decisions_bytes_max: i64, replicas:
         streams: vec![
             StreamSpec { name: "events", bytes_max: events_bytes_max },
             StreamSpec { name: "decisions", bytes_max: decisions_bytes_max },
+            StreamSpec { name: "parked", bytes_max: decisions_bytes_max },
             StreamSpec { name: "dead", bytes_max: DEAD_BYTES_MAX },
             StreamSpec { name: "unparsed", bytes_max: UNPARSED_BYTES_MAX },
         ],

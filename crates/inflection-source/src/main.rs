@@ -6,8 +6,10 @@
 mod admin;
 mod cli;
 mod commands;
+mod explain;
 mod install;
 mod ledger;
+mod reload;
 mod settings;
 mod stages;
 
@@ -45,6 +47,15 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(message) => f.write_str(message),
+            Self::Failed(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
 const EXIT_FAILED: u8 = 1;
 const EXIT_WRONG: u8 = 2;
 const EXIT_USAGE: u8 = 64;
@@ -61,14 +72,12 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(End::Done) => ExitCode::SUCCESS,
         Ok(End::Wrong) => ExitCode::from(EXIT_WRONG),
-        Err(Failure::Usage(message)) => {
-            complain(&message);
-            ExitCode::from(EXIT_USAGE)
-        }
-        Err(Failure::Failed(error)) => {
-            let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-            complain(&chain.join(": "));
-            ExitCode::from(EXIT_FAILED)
+        Err(failure) => {
+            complain(&failure.to_string());
+            ExitCode::from(match failure {
+                Failure::Usage(_) => EXIT_USAGE,
+                Failure::Failed(_) => EXIT_FAILED,
+            })
         }
     }
 }

@@ -131,10 +131,18 @@ pub(crate) fn nats(args: &NatsArgs, config: &Config, name: &str) -> Result<NatsC
     })
 }
 
-pub(crate) fn limits(args: &SendingArgs) -> Limits {
-    Limits {
+/// How delivery sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sending {
+    pub(crate) limits: Limits,
+    pub(crate) park_after: Duration,
+}
+
+pub(crate) fn sending(args: &SendingArgs) -> Sending {
+    let limits = Limits {
         linger: Duration::from_millis(args.linger_ms),
         in_flight_max: usize::from(args.in_flight_max),
         ..Limits::default()
-    }
+    };
+    Sending { limits, park_after: Duration::from_secs(args.park_after_seconds) }
 }

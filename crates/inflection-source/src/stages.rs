@@ -1,12 +1,13 @@
 //! Stages of one process, wired to a bus: how they start, run, and leave in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use inflection_bus::Bus;
 use inflection_control::{Config, Secret};
-use inflection_delivery::{DeliveryConfig, DeliveryMetrics, Limits};
-use inflection_identity::{IdentityConfig, IdentityMetrics, Policies};
+use inflection_delivery::{DeliveryConfig, DeliveryMetrics};
+use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ingest::{IngestConfig, IngestMetrics};
 use inflection_telemetry::Registry;
 use inflection_wire::Installation;
@@ -15,10 +16,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin, Readiness};
+use crate::admin::{self, Admin, Readiness, WrongKeys};
+use crate::ledger::{self, LedgerMetrics};
+use crate::reload::{self, Read};
+use crate::settings::Sending;
 
 /// How long admin requests in hand may take after everything else has left.
-const ADMIN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3);
+const ADMIN_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the books are read for the metrics.
+const LEDGER_EVERY: Duration = Duration::from_secs(10);
 
 /// Which stages a process runs.
 #[derive(Debug, Default)]
@@ -26,8 +32,8 @@ pub(crate) struct Wanted {
     /// Ingest, on this listener.
     pub(crate) ingest: Option<TcpListener>,
     pub(crate) identity: bool,
-    /// Delivery, with these bounds.
-    pub(crate) delivery: Option<Limits>,
+    /// Delivery, sending like this.
+    pub(crate) delivery: Option<Sending>,
 }
 
 /// Stages that run.
@@ -39,6 +45,8 @@ pub(crate) struct Stages {
     /// In the order of leaving: each stage's stop signal and its end.
     running: Vec<(&'static str, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
     admin: (CancellationToken, JoinHandle<()>),
+    /// Stops what goes on beside the stages.
+    beside: CancellationToken,
     tasks: TaskTracker,
     /// Cancelled when a stage ends by itself.
     failed: CancellationToken,
@@ -49,6 +57,8 @@ pub(crate) struct Stages {
 pub(crate) struct Setup {
     pub(crate) bus: Bus,
     pub(crate) config: Config,
+    /// Reads the configuration again, to follow it.
+    pub(crate) read: Read,
     pub(crate) installation: Installation,
     pub(crate) admin_listener: TcpListener,
     pub(crate) admin_key: Option<Secret>,
@@ -57,7 +67,8 @@ pub(crate) struct Setup {
 impl Stages {
     /// Starts the stages and the admin listener.
     pub(crate) async fn start(setup: Setup, wanted: Wanted) -> anyhow::Result<Self> {
-        let Setup { bus, config, installation, admin_listener, admin_key } = setup;
+        let Setup { bus, config, read, installation, admin_listener, admin_key } = setup;
+        let (directory, followed) = reload::follow(&config, read);
         let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
         let mut running = Vec::new();
         let mut handle = None;
@@ -73,40 +84,45 @@ impl Stages {
         };
         if let Some(listener) = wanted.ingest {
             let stop = CancellationToken::new();
-            let config =
-                IngestConfig { listener, workspaces: config.workspaces.clone(), installation: installation.clone() };
+            let config = IngestConfig { listener, directory: directory.clone(), installation: installation.clone() };
             let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
         if wanted.identity {
             let stop = CancellationToken::new();
-            let policies = Policies::of(&config.workspaces);
-            let config = IdentityConfig { partitions: installation.partitions, policies };
+            let config = IdentityConfig { partitions: installation.partitions, directory: directory.clone() };
             let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), stop.clone());
             spawn("identity", stop, Box::pin(async move { stage.await.context("identity") }));
         }
-        if let Some(limits) = wanted.delivery {
+        if let Some(Sending { limits, park_after }) = wanted.delivery {
             let stop = CancellationToken::new();
-            let workspaces = config.workspaces.clone();
-            let config = DeliveryConfig { workspaces, installation: installation.clone(), limits };
+            let directory = directory.clone();
+            let config = DeliveryConfig { directory, installation: installation.clone(), limits, park_after };
             let metrics = DeliveryMetrics::new(&registry);
             let (started, stage) = inflection_delivery::start(config, bus.clone(), metrics, stop.clone()).await?;
             handle = Some(started);
             spawn("delivery", stop, Box::pin(async move { stage.await.context("delivery") }));
         }
+        let beside = CancellationToken::new();
+        tasks.spawn(followed.run(beside.clone()));
+        if handle.is_some() {
+            let metrics = LedgerMetrics::new(&registry);
+            tasks.spawn(keep_books(bus.clone(), installation.clone(), metrics, beside.clone()));
+        }
         let admin = Admin {
             bus: bus.clone(),
-            partitions: installation.partitions,
+            installation: installation.clone(),
             delivery: handle,
-            workspaces: config.workspaces,
+            directory,
             registry,
             readiness: Arc::clone(&readiness),
             key: admin_key,
+            wrong_keys: WrongKeys::default(),
         };
         let stop = CancellationToken::new();
         let serving = tasks.spawn(admin::serve(admin, admin_listener, stop.clone()));
         readiness.set(true);
-        Ok(Self { bus, installation, readiness, running, admin: (stop, serving), tasks, failed })
+        Ok(Self { bus, installation, readiness, running, admin: (stop, serving), beside, tasks, failed })
     }
 
     /// Runs until SIGTERM, SIGINT, or the end of a stage; then leaves in order.
@@ -121,6 +137,7 @@ impl Stages {
     /// Not ready; then each stage finishes what it has in hand, the ones upstream first.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.readiness.set(false);
+        self.beside.cancel();
         let mut outcome = Ok(());
         for (name, stop, ended) in self.running {
             stop.cancel();
@@ -143,6 +160,23 @@ impl Stages {
         self.tasks.close();
         self.tasks.wait().await;
         outcome
+    }
+}
+
+/// Keeps the books among the metrics.
+async fn keep_books(bus: Bus, installation: Installation, metrics: LedgerMetrics, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(LEDGER_EVERY) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            read = ledger::read(&bus, installation.partitions) => match read {
+                Ok(ledger) => metrics.set(&ledger),
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "the books could not be read"),
+            },
+        }
     }
 }
 

@@ -235,12 +235,7 @@ mod tests {
             released_through: 6,
             released_accepted: 7,
             released_dead: 8,
-            ..ConnectionTotals::new(
-                workspace.clone(),
-                connection.clone(),
-                1,
-                CallPosition { through: 9, calls: 10 },
-            )
+            ..ConnectionTotals::new(workspace.clone(), connection.clone(), 1, CallPosition { through: 9, calls: 10 })
         };
         let progress = DeliveryProgress { finished_through: 9, read_through: 12, connections: vec![totals.clone()] };
         assert_eq!(DeliveryProgress::decode(&progress.encode()).unwrap(), progress);

@@ -16,20 +16,20 @@ mod enums;
 mod events;
 mod installation;
 mod parked;
+mod rejected;
 mod pb {
     #![expect(unreachable_pub, reason = "generated from proto/, documented there")]
     include!("gen/inflection.v1.rs");
 }
 
 pub use body::decode_body;
-pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
 pub use control::{ClosedWindow, OperatorHold};
-pub use delivery::{
-    CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress,
-};
+pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
+pub use delivery::{CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
 pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch};
-pub use parked::{ParkedBatch, ParkedCall};
 pub use installation::{Installation, SCHEMA_VERSION};
+pub use parked::{ParkedBatch, ParkedCall};
+pub use rejected::RejectedEvents;
 
 /// A message that is not what its subject promises.
 #[derive(Debug, thiserror::Error)]

@@ -24,8 +24,8 @@ pub struct ParkedBatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented in proto/inflection/v1/delivery.proto")]
 pub struct ParkedCall {
-    pub event_id: String,
-    pub item: Bytes,
+    pub call: Bytes,
+    pub event_id_bytes: u32,
     pub received_at: Timestamp,
     pub id: u64,
 }
@@ -39,8 +39,8 @@ impl ParkedBatch {
     #[must_use]
     pub fn encode(self) -> Bytes {
         let calls = self.calls.into_iter().map(|call| pb::ParkedCall {
-            event_id: call.event_id,
-            item: call.item,
+            call: call.call,
+            event_id_bytes: call.event_id_bytes,
             received_at_ms: call.received_at.as_ms(),
             id: call.id,
         });
@@ -71,8 +71,8 @@ impl ParkedBatch {
             return Err(DecodeError::Field("calls"));
         }
         let calls = pb::ParkedCalls::decode(Bytes::from(calls))?.calls.into_iter().map(|call| ParkedCall {
-            event_id: call.event_id,
-            item: call.item,
+            call: call.call,
+            event_id_bytes: call.event_id_bytes,
             received_at: Timestamp::from_ms(call.received_at_ms),
             id: call.id,
         });
@@ -102,8 +102,8 @@ mod tests {
         ParkedBatch { totals, calls }
     }
 
-    fn call(number: u64, item: Bytes) -> ParkedCall {
-        ParkedCall { event_id: format!("e{number}"), item, received_at: Timestamp::from_ms(5), id: number }
+    fn call(number: u64, call: Bytes) -> ParkedCall {
+        ParkedCall { call, event_id_bytes: 2, received_at: Timestamp::from_ms(5), id: number }
     }
 
     #[test]

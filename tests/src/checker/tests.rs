@@ -176,3 +176,35 @@ fn time_and_drops_are_checked() {
     check(|history| history.arrivals[0].sent_at_ms = Some(START_MS - 120_000), &["I12"]);
     check(|history| history.arrivals[0].dropped = Some("no event name".to_owned()), &["I13"]);
 }
+
+#[test]
+fn latencies_count_from_the_first_request() {
+    let mut history = History { epoch_ms: START_MS - 7, ..good() };
+    history.attempts[2].began_ns = 5_000_000;
+    let all = history.latencies(START_MS - 7, START_MS);
+    assert_eq!((all.count(), all.percentile_ms(1), all.percentile_ms(50), all.percentile_ms(99)), (3, 2, 7, 7));
+    assert_eq!(history.latencies(START_MS - 3, START_MS).count(), 1);
+    assert_eq!(history.under("other").latencies(START_MS - 7, START_MS).count(), 0);
+}
+
+#[test]
+fn each_connection_is_judged_by_itself() {
+    check(
+        |history| {
+            let twins: Vec<Arrived> = history.arrivals.iter().map(|call| on("other", call)).collect();
+            history.arrivals.extend(twins);
+            *history = history.under("other");
+        },
+        &[],
+    );
+    check(|history| *history = history.under("other"), &["I1", "I10"]);
+}
+
+/// The same call on another connection.
+fn on(write_key: &str, call: &Arrived) -> Arrived {
+    let mut call = call.clone();
+    write_key.clone_into(&mut call.write_key);
+    call.message_id.insert_str(0, write_key);
+    call.body["messageId"] = json!(call.message_id);
+    call
+}

@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inflection_tests::arrived::first_arrivals;
-use inflection_tests::config::{IngestKey, Workspace};
+use inflection_tests::config::{Key, Workspace};
 use inflection_tests::fleet::Fleet;
 use inflection_tests::http::{Client, Request};
 use inflection_tests::install::Install;
@@ -106,7 +106,7 @@ fn a_revoked_key_is_unknown() {
     let file = folder.path().join("ingest-key");
     let (old, new) = ("ik_old_5b0c19d4aa7e4f02", "ik_new_e1f7702c6b5d4a99");
     fs::write(&file, old).expect("a key can be written");
-    let workspace = Workspace { ingest_keys: vec![IngestKey::File(file.clone())], ..Workspace::new("rotating") };
+    let workspace = Workspace { ingest_keys: vec![Key::File(file.clone())], ..Workspace::new("rotating") };
     let mut standalone = Standalone::start_with(&segment, from_ref(&workspace));
 
     let desk = Desk::new(&workspace, &workspace, &random.word());

@@ -1,6 +1,6 @@
 //! What a row is, and the desk at which rows are written.
 
-use inflection_tests::config::{IngestKey, Workspace};
+use inflection_tests::config::{Key, Workspace};
 use inflection_tests::fact::{self, Fact, recently_ms};
 use inflection_tests::http::Request;
 
@@ -83,13 +83,13 @@ pub(crate) struct Desk {
 impl Desk {
     pub(crate) fn new(ours: &Workspace, theirs: &Workspace, word: &str) -> Self {
         let key = match ours.ingest_keys.as_slice() {
-            [IngestKey::Value(value), ..] => value.clone(),
+            [Key::Value(value), ..] => value.clone(),
             _ => "ik_in_a_file".to_owned(),
         };
         Self {
             key,
-            own_connection: ours.connections[0].0.clone(),
-            other_connection: theirs.connections[0].0.clone(),
+            own_connection: ours.connections[0].id.clone(),
+            other_connection: theirs.connections[0].id.clone(),
             word: word.to_owned(),
             at_ms: recently_ms(),
         }

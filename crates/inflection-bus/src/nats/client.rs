@@ -181,8 +181,8 @@ impl Client {
         }
     }
 
-    pub(crate) fn read(&self, log: &Log, after: Sequence) -> Reader {
-        Reader::new(self.clone(), log.clone(), after)
+    pub(crate) fn read(&self, log: &Log, after: Sequence, prefetch_messages: usize) -> Reader {
+        Reader::new(self.clone(), log.clone(), after, prefetch_messages)
     }
 
     pub(crate) async fn purge(&self, log: &Log, through: Sequence) -> Result<(), AppendError> {

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub(crate) use client::Client;
 pub use provision::{DurabilityGap, ProvisionConfig, Provisioned, StreamSpec};
-pub(crate) use reader::Reader;
+pub(crate) use reader::{PREFETCH_MESSAGES, Reader};
 pub(crate) use watch::Watch;
 
 /// How to reach NATS.

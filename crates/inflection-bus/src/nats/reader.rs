@@ -16,8 +16,11 @@ use tokio::sync::watch;
 use super::{Client, PREFIX, stream_name};
 use crate::{Log, Message, ReadError, Sequence};
 
-/// Bytes asked for at once: what may lie in memory for one subject before it is handed out.
+/// Bytes asked for at once: what may lie in memory for one subject before it is handed out. A pull whose next message is
+/// larger gets nothing, so this must be more than a message may be.
 const PULL_BYTES: usize = 2 * 1024 * 1024;
+/// Messages asked for at once, unless said otherwise.
+pub(crate) const PREFETCH_MESSAGES: usize = 10_000;
 /// The server's sign of life while there is nothing to deliver.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Life of one pull request.
@@ -33,6 +36,7 @@ pub(crate) struct Reader {
     client: Client,
     log: Log,
     after: Sequence,
+    prefetch_messages: usize,
     open: Option<Open>,
     wait: Duration,
 }
@@ -52,15 +56,15 @@ impl std::fmt::Debug for Open {
 }
 
 impl Reader {
-    pub(super) fn new(client: Client, log: Log, after: Sequence) -> Self {
-        Self { client, log, after, open: None, wait: RETRY_WAIT.0 }
+    pub(super) fn new(client: Client, log: Log, after: Sequence, prefetch_messages: usize) -> Self {
+        Self { client, log, after, prefetch_messages, open: None, wait: RETRY_WAIT.0 }
     }
 
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Result<Vec<Message>, ReadError> {
         loop {
             let open = match &mut self.open {
                 Some(open) => open,
-                None => match self.client.open(&self.log, self.after).await {
+                None => match self.client.open(&self.log, self.after, self.prefetch_messages).await {
                     Ok(open) => self.open.insert(open),
                     Err(error) => {
                         tracing::debug!(%error, log = %self.log, "a reader waits for the bus");
@@ -103,7 +107,10 @@ impl Reader {
         let mut messages = vec![first];
         while bytes < bytes_max {
             let Some(open) = &mut self.open else { break };
-            match next_message(&mut open.messages, &mut open.delivered).now_or_never().map(|next| next.and_then(numbered)) {
+            match next_message(&mut open.messages, &mut open.delivered)
+                .now_or_never()
+                .map(|next| next.and_then(numbered))
+            {
                 None => break,
                 Some(Ok(message)) => {
                     bytes += message.payload.len();
@@ -118,10 +125,10 @@ impl Reader {
 }
 
 impl Client {
-    async fn open(&self, log: &Log, after: Sequence) -> Result<Open, ReadError> {
+    async fn open(&self, log: &Log, after: Sequence, prefetch_messages: usize) -> Result<Open, ReadError> {
         let stream = self.stream(log).await?;
         let from = DeliverPolicy::ByStartSequence { start_sequence: after + 1 };
-        self.open_at(&stream, Self::subject(log), from).await.map(|(open, _)| open)
+        self.open_at(&stream, Self::subject(log), from, prefetch_messages).await.map(|(open, _)| open)
     }
 
     /// Makes a consumer; also tells how many messages it has to deliver at first.
@@ -130,6 +137,7 @@ impl Client {
         stream: &Stream<()>,
         subject: String,
         deliver_policy: DeliverPolicy,
+        prefetch_messages: usize,
     ) -> Result<(Open, u64), ReadError> {
         let unavailable = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string());
         let mut connections = self.connections.clone();
@@ -149,7 +157,7 @@ impl Client {
         let messages = consumer
             .stream()
             .max_bytes_per_batch(PULL_BYTES)
-            .max_messages_per_batch(10_000)
+            .max_messages_per_batch(prefetch_messages)
             .heartbeat(HEARTBEAT)
             .expires(EXPIRES)
             .messages()

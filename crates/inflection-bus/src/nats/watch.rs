@@ -53,7 +53,8 @@ impl Watch {
                 .await
                 .map_err(|error| ReadError::Unavailable(error.to_string()))?;
             let filter = format!("{subject}{}.>", self.prefix);
-            let (mut open, there) = self.client.open_at(&stream, filter, DeliverPolicy::LastPerSubject).await?;
+            let (mut open, there) =
+                self.client.open_at(&stream, filter, DeliverPolicy::LastPerSubject, reader::PREFETCH_MESSAGES).await?;
             let mut changes = Vec::new();
             for _ in 0..there {
                 changes.extend(change(next_message(&mut open.messages, &mut open.delivered).await?, &subject));

@@ -31,6 +31,8 @@ pub(super) struct Batch {
     /// Attempts of the front request.
     attempts: u32,
     status: u16,
+    /// Its calls are parked; whoever answers for it now only says whether they are still to be sent.
+    orphan: bool,
 }
 
 impl Batch {
@@ -38,7 +40,7 @@ impl Batch {
         let lanes = parts.iter().map(|(lane, _)| *lane).collect();
         let items: VecDeque<Item> = parts.into_iter().flat_map(|(_, items)| items).collect();
         let requests = VecDeque::from([items.len()]);
-        Self { state: BatchState::Ready, lanes, items, requests, attempts: 0, status: 0 }
+        Self { state: BatchState::Ready, lanes, items, requests, attempts: 0, status: 0, orphan: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -49,8 +51,39 @@ impl Batch {
         self.items.is_empty()
     }
 
-    pub(super) fn lanes(self) -> Vec<LaneId> {
-        self.lanes
+    pub(super) fn lanes(&self) -> &[LaneId] {
+        &self.lanes
+    }
+
+    pub(super) fn is_orphan(&self) -> bool {
+        self.orphan
+    }
+
+    /// Gives its calls away while its front is under way. What comes of the front is then of use only if it is good.
+    pub(super) fn disown(&mut self) -> Vec<Item> {
+        self.orphan = true;
+        let items: Vec<Item> = self.items.iter().cloned().collect();
+        let front = self.front();
+        self.items.truncate(front);
+        self.requests.truncate(1);
+        items
+    }
+
+    /// Gives its calls back.
+    pub(super) fn dissolve(self) -> Vec<Item> {
+        self.items.into()
+    }
+
+    /// Ends a wait.
+    pub(super) fn wake(&mut self) {
+        if matches!(self.state, BatchState::Waiting(_)) {
+            self.state = BatchState::Ready;
+        }
+    }
+
+    /// Whether its front may be sent as a try, also ahead of its time.
+    pub(super) fn may_try(&self) -> bool {
+        matches!(self.state, BatchState::Ready | BatchState::Waiting(_))
     }
 
     fn front(&self) -> usize {
@@ -88,7 +121,8 @@ impl Batch {
     pub(super) fn accept(&mut self) -> Vec<Finished> {
         let count = self.requests.pop_front().unwrap_or(0);
         self.next();
-        self.items.drain(..count.min(self.items.len())).map(|item| Finished { item, fate: Fate::Accepted }).collect()
+        let (fate, orphan) = (Fate::Accepted, self.orphan);
+        self.items.drain(..count.min(self.items.len())).map(|item| Finished { item, fate, orphan }).collect()
     }
 
     fn next(&mut self) {
@@ -142,7 +176,7 @@ impl Batch {
     pub(super) fn buried(&mut self) -> Option<Finished> {
         self.requests.pop_front();
         self.next();
-        self.items.pop_front().map(|item| Finished { item, fate: Fate::Dead })
+        self.items.pop_front().map(|item| Finished { item, fate: Fate::Dead, orphan: false })
     }
 
     pub(super) fn bury_again(&mut self) {

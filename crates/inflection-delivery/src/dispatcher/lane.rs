@@ -39,17 +39,44 @@ impl Lanes {
         self.waiting
     }
 
-    /// Since when the oldest call waits in an idle lane, and whether there is enough for a full batch.
+    /// Calls waiting in one lane, and their bytes.
+    pub(super) fn queued(&self, id: LaneId) -> (usize, usize) {
+        self.lanes.get(&id).map_or((0, 0), |lane| (lane.items.len(), lane.bytes))
+    }
+
+    pub(super) fn is_locked(&self, id: LaneId) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| lane.locked)
+    }
+
+    /// Takes everything that waits in a lane.
+    pub(super) fn empty(&mut self, id: LaneId) -> Vec<Item> {
+        let Some(lane) = self.lanes.get_mut(&id) else { return Vec::new() };
+        self.waiting -= lane.items.len();
+        lane.bytes = 0;
+        std::mem::take(&mut lane.items).into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// The lanes of partitions.
+    pub(super) fn partitions(&self) -> Vec<LaneId> {
+        self.lanes.keys().copied().filter(|id| *id != LaneId::Replay).collect()
+    }
+
+    /// Since when the oldest call waits in an idle lane, and whether there is enough for a full batch. Replays wait apart.
     pub(super) fn ready(&self, limits: &Limits) -> Option<(Duration, bool)> {
-        let idle = self.lanes.values().filter(|lane| !lane.locked && !lane.items.is_empty());
+        let idle = self.lanes.iter().filter(|(id, lane)| **id != LaneId::Replay && lane.is_idle());
         let (mut oldest, mut items, mut bytes) = (None::<Duration>, 0, 0);
-        for lane in idle {
+        for (_, lane) in idle {
             let since = lane.items.front().map_or(Duration::MAX, |(since, _)| *since);
             oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
             items += lane.items.len();
             bytes += lane.bytes;
         }
         oldest.map(|oldest| (oldest, items >= limits.items_max || bytes >= limits.bytes_max))
+    }
+
+    /// Whether dead letters wait to be sent again, and none are under way.
+    pub(super) fn replay_ready(&self) -> bool {
+        self.lanes.get(&LaneId::Replay).is_some_and(Lane::is_idle)
     }
 
     /// Takes contiguous prefixes of idle lanes and locks those lanes. At least one item is taken if there is any.
@@ -59,9 +86,20 @@ impl Lanes {
             .lanes
             .range((after, std::ops::Bound::Unbounded))
             .chain(self.lanes.range(..))
-            .filter(|(_, lane)| !lane.locked && !lane.items.is_empty())
+            .filter(|(id, lane)| **id != LaneId::Replay && lane.is_idle())
             .map(|(id, _)| *id)
             .collect();
+        let parts = self.take_from(order, items_max, bytes_max);
+        self.turn = parts.last().map_or(self.turn, |(id, _)| Some(*id));
+        parts
+    }
+
+    /// The same for dead letters on their way back.
+    pub(super) fn take_replay(&mut self, items_max: usize, bytes_max: usize) -> Vec<Part> {
+        self.take_from(vec![LaneId::Replay], items_max, bytes_max)
+    }
+
+    fn take_from(&mut self, order: Vec<LaneId>, items_max: usize, bytes_max: usize) -> Vec<Part> {
         let (mut parts, mut items, mut bytes): (Vec<Part>, _, _) = (Vec::new(), 0, 0);
         for id in order {
             // Both halves of the round may name a lane; the second time it is locked.
@@ -82,17 +120,22 @@ impl Lanes {
             }
             lane.locked = true;
             self.waiting -= part.len();
-            self.turn = Some(id);
             parts.push((id, part));
         }
         parts
     }
 
-    pub(super) fn unlock(&mut self, ids: impl IntoIterator<Item = LaneId>) {
+    pub(super) fn unlock<'a>(&mut self, ids: impl IntoIterator<Item = &'a LaneId>) {
         for id in ids {
-            if let Some(lane) = self.lanes.get_mut(&id) {
+            if let Some(lane) = self.lanes.get_mut(id) {
                 lane.locked = false;
             }
         }
+    }
+}
+
+impl Lane {
+    fn is_idle(&self) -> bool {
+        !self.locked && !self.items.is_empty()
     }
 }

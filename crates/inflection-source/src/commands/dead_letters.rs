@@ -1,13 +1,12 @@
 //! `dead-letters`.
 
 use anyhow::{Context as _, anyhow};
-use inflection_bus::Bus;
-use inflection_delivery::load_progress;
-use inflection_domain::{ConnectionId, WorkspaceId};
+use inflection_domain::Timestamp;
 use serde_json::{Value, json};
 
-use crate::admin::letters::{Chosen, Filter, find, view};
+use crate::admin::letters::{Chosen, Filter, find};
 use crate::cli::{DeadLettersAction, DeadLettersArgs, LetterArgs, LetterFilterArgs, LettersArgs, LookArgs};
+use crate::commands::look::{escape, known_connections};
 use crate::commands::{look, say};
 use crate::{End, Failure, install};
 
@@ -21,48 +20,49 @@ pub(crate) async fn run(args: DeadLettersArgs) -> Result<End, Failure> {
     Ok(End::Done)
 }
 
+/// The filter that flags make.
+fn filter(args: &LetterFilterArgs) -> Result<Filter, Failure> {
+    let moment = |flag: &str, text: &Option<String>| match text {
+        Some(text) if Timestamp::parse(text).is_err() => {
+            Err(Failure::Usage(format!("{flag} must be a moment like 2026-11-24T10:00:00Z, not {text:?}")))
+        }
+        Some(_) | None => Ok(text.clone()),
+    };
+    Ok(Filter {
+        workspace: args.workspace.clone(),
+        connection: args.connection.clone(),
+        reason: args.reason.clone(),
+        since: moment("--since", &args.since)?,
+        until: moment("--until", &args.until)?,
+        message_id: None,
+    })
+}
+
 /// Letters from the bus itself or from the admin listener, in the admin API's shape.
 async fn letters(args: &LookArgs, filter: &Filter) -> anyhow::Result<Value> {
     if let Some(bus) = look::bus(args).await? {
-        let connections = known_connections(&bus).await?;
-        let letters = find(&bus, &connections, filter).await?;
+        let installation = install::load(&bus, &Default::default(), None).await?;
+        let connections = known_connections(&bus, &installation).await?;
+        let found = find(&bus, &connections, filter).await?;
         bus.close().await;
-        let whole = filter.message_id.is_some();
-        let views: Vec<Value> = letters.iter().map(|stored| view(stored, whole)).collect();
-        return Ok(json!({ "dead_letters": views, "total": views.len() }));
+        return Ok(json!({ "dead_letters": found.views, "total": found.total }));
     }
-    let query: Vec<String> =
-        [("workspace", &filter.workspace), ("connection", &filter.connection), ("messageId", &filter.message_id)]
-            .into_iter()
-            .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", escape(value))))
-            .collect();
+    let query: Vec<String> = [
+        ("workspace", &filter.workspace),
+        ("connection", &filter.connection),
+        ("reason", &filter.reason),
+        ("since", &filter.since),
+        ("until", &filter.until),
+        ("messageId", &filter.message_id),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", escape(value))))
+    .collect();
     look::admin(args)?.get(&format!("/v1/dead-letters?{}", query.join("&"))).await
 }
 
-/// The connections that delivery has counts for: without a configuration file, the bus itself knows them.
-async fn known_connections(bus: &Bus) -> anyhow::Result<Vec<(WorkspaceId, ConnectionId)>> {
-    let installation = install::load(bus, &Default::default(), None).await?;
-    let mut known = Vec::new();
-    for partition in installation.partitions.all() {
-        for totals in load_progress(bus, partition.index()).await?.connections {
-            let pair = (totals.workspace, totals.connection);
-            if !known.contains(&pair) {
-                known.push(pair);
-            }
-        }
-    }
-    Ok(known)
-}
-
-/// Ids and names have no characters that need it; what a person types may.
-fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-async fn list(args: LetterFilterArgs) -> anyhow::Result<()> {
-    let filter = Filter { workspace: args.workspace, connection: args.connection, message_id: None };
-    let answer = letters(&args.look, &filter).await?;
+async fn list(args: LetterFilterArgs) -> Result<(), Failure> {
+    let answer = letters(&args.look, &filter(&args)?).await?;
     if args.look.json {
         say(&answer.to_string());
         return Ok(());
@@ -84,32 +84,45 @@ async fn list(args: LetterFilterArgs) -> anyhow::Result<()> {
             text("attempts"),
         ));
     }
-    say(&format!("{} dead letters", answer.get("total").and_then(Value::as_u64).unwrap_or(0)));
+    let total = answer.get("total").and_then(Value::as_u64).unwrap_or(0);
+    let cut = if total > list.len() as u64 { format!(", the oldest {} shown", list.len()) } else { String::new() };
+    say(&format!("{total} dead letters{cut}"));
     Ok(())
 }
 
-async fn show(args: LetterArgs) -> anyhow::Result<()> {
+async fn show(args: LetterArgs) -> Result<(), Failure> {
     let filter = Filter { message_id: Some(args.message_id.clone()), ..Filter::default() };
     let answer = letters(&args.look, &filter).await?;
     let letter =
         answer.pointer("/dead_letters/0").ok_or_else(|| anyhow!("there is no dead letter {}", args.message_id))?;
-    let text = if args.look.json { letter.to_string() } else { serde_json::to_string_pretty(letter)? };
-    say(&text);
+    let pretty = || serde_json::to_string_pretty(letter).context("the letter cannot be written");
+    say(&if args.look.json { letter.to_string() } else { pretty()? });
     Ok(())
 }
 
-async fn change(args: LettersArgs, path: &str) -> anyhow::Result<()> {
+async fn change(args: LettersArgs, path: &str) -> Result<(), Failure> {
     let look = &args.filter.look;
     if !look.nats_url.is_empty() || look.data_dir.is_some() {
-        return Err(anyhow!("letters are replayed and dropped by a running install: use --admin-url"));
+        return Err(anyhow!("letters are replayed and dropped by a running install: use --admin-url").into());
     }
-    let chosen = Chosen {
-        workspace: args.filter.workspace.clone(),
-        connection: args.filter.connection.clone(),
-        message_ids: args.message_ids,
-        all: args.all,
-    };
+    let Filter { workspace, connection, reason, since, until, .. } = filter(&args.filter)?;
+    let chosen =
+        Chosen { workspace, connection, reason, since, until, message_ids: args.message_ids.clone(), all: args.all };
     let answer = look::admin(look)?.post(path, &chosen).await?;
-    say(&answer.to_string());
+    if look.json {
+        say(&answer.to_string());
+        return Ok(());
+    }
+    let number = |name: &str| answer.get(name).and_then(Value::as_u64);
+    let matched = number("matched").unwrap_or(0);
+    match (number("replayed"), number("dropped")) {
+        (Some(replayed), _) => say(&format!("{replayed} of {matched} dead letters are being sent again")),
+        (None, dropped) => say(&format!("{} dead letters dropped", dropped.unwrap_or(0))),
+    }
+    if let Some(late) = number("beyond_dedupe_window").filter(|late| *late > 0) {
+        say(&format!(
+            "warning: {late} of them died more than 24 hours ago; if Segment took one in spite of its answer, it does not recognise the repeat any more"
+        ));
+    }
     Ok(())
 }

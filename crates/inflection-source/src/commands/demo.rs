@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use inflection_bus::{Bus, EmbeddedConfig};
-use inflection_delivery::Limits;
 use inflection_domain::PartitionCount;
 use inflection_sandbox::{Fault, FaultRule, Faults, Sandbox, SandboxConfig};
 use serde_json::json;
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::cli::{ConfigFileArgs, DemoArgs, ListenArgs, SendingArgs, StandaloneArgs};
 use crate::commands::{bind, say};
 use crate::ledger::{self, Ledger};
+use crate::reload::Read;
 use crate::stages::{self, Setup, Stages, Wanted};
 use crate::{End, Failure, install, settings};
 
@@ -47,12 +47,15 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let (listener, admin_listener) = (bind("ingest", anywhere).await?, bind("admin", anywhere).await?);
     let ingest = listener.local_addr().context("the ingest has no address")?;
     let admin = admin_listener.local_addr().context("the admin listener has no address")?;
-    let config = settings::standalone(&standalone_args(data.path(), sandbox_address))?;
+    let flags = standalone_args(data.path(), sandbox_address);
+    let config = settings::standalone(&flags)?;
     let bus = Bus::open_embedded(EmbeddedConfig::new(data.path().to_path_buf())).await.context("the embedded bus")?;
     let partitions = PartitionCount::new(16);
     let installation = install::load(&bus, &config.installation, partitions).await?;
-    let setup = Setup { bus, config, installation, admin_listener, admin_key: None };
-    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(Limits::default()) };
+    let sending = settings::sending(&flags.sending);
+    let read = Read::new(move || settings::standalone(&flags));
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_key: None };
+    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(sending) };
     let stages = Stages::start(setup, wanted).await?;
 
     say(&format!(
@@ -95,7 +98,7 @@ fn standalone_args(data_dir: &std::path::Path, sandbox: SocketAddr) -> Standalon
         region: None,
         segment_endpoint: Some(format!("http://{sandbox}")),
         file: ConfigFileArgs { config: None, allow_insecure_endpoint: true },
-        sending: SendingArgs { linger_ms: 100, in_flight_max: 8 },
+        sending: SendingArgs { linger_ms: 100, in_flight_max: 8, park_after_seconds: 60 },
         partitions: 16,
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use inflection_bus::{Bus, EmbeddedConfig, NatsConfig};
+use inflection_delivery::load_progress;
+use inflection_domain::{ConnectionId, WorkspaceId};
+use inflection_wire::Installation;
 use serde_json::Value;
 
 use crate::cli::LookArgs;
@@ -68,6 +71,29 @@ pub(crate) async fn bus(args: &LookArgs) -> anyhow::Result<Option<Bus>> {
         }
         None => Ok(None),
     }
+}
+
+/// The connections that delivery has books for: without a configuration file, the bus itself knows them.
+pub(crate) async fn known_connections(
+    bus: &Bus,
+    installation: &Installation,
+) -> anyhow::Result<Vec<(WorkspaceId, ConnectionId)>> {
+    let mut known = Vec::new();
+    for partition in installation.partitions.all() {
+        for totals in load_progress(bus, partition.index()).await?.connections {
+            let pair = (totals.workspace, totals.connection);
+            if !known.contains(&pair) {
+                known.push(pair);
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// A text as it stands in a path or query. Ids and names have no characters that need it; what a person types may.
+pub(crate) fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 pub(crate) fn admin(args: &LookArgs) -> anyhow::Result<AdminClient> {

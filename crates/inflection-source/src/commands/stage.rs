@@ -8,6 +8,7 @@ use inflection_control::Secret;
 
 use crate::cli::StageArgs;
 use crate::commands::{bind, provision};
+use crate::reload::Read;
 use crate::stages::{Setup, Stages, Wanted};
 use crate::{End, Failure, install, settings};
 
@@ -57,9 +58,12 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
         admin = %args.listen.admin_listen,
         "stage is ready"
     );
+    let file = args.file;
+    let read = Read::new(move || settings::file(&file));
     let setup = Setup {
         bus,
         config,
+        read,
         installation,
         admin_listener,
         admin_key: args.listen.admin_key.as_deref().and_then(Secret::new),
@@ -67,7 +71,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let wanted = Wanted {
         ingest,
         identity: stage == Stage::Identity,
-        delivery: (stage == Stage::Delivery).then(|| settings::limits(&args.sending)),
+        delivery: (stage == Stage::Delivery).then(|| settings::sending(&args.sending)),
     };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)

@@ -7,6 +7,7 @@ use inflection_domain::PartitionCount;
 
 use crate::cli::StandaloneArgs;
 use crate::commands::bind;
+use crate::reload::Read;
 use crate::stages::{Setup, Stages, Wanted};
 use crate::{End, Failure, install, settings};
 
@@ -28,14 +29,11 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
         admin = %args.listen.admin_listen,
         "standalone is ready"
     );
-    let setup = Setup {
-        bus,
-        config,
-        installation,
-        admin_listener,
-        admin_key: args.listen.admin_key.as_deref().and_then(Secret::new),
-    };
-    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(settings::limits(&args.sending)) };
+    let (admin_key, sending) =
+        (args.listen.admin_key.as_deref().and_then(Secret::new), settings::sending(&args.sending));
+    let read = Read::new(move || settings::standalone(&args));
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_key };
+    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(sending) };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)
 }

@@ -106,6 +106,12 @@ pub struct FactBody {
     #[prost(string, tag = "25")]
     pub traits: ::prost::alloc::string::String,
 }
+/// How many events of a workspace were refused: a keyed record, `rejected.<workspace>`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectedEvents {
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum FactKind {
@@ -531,12 +537,12 @@ pub struct ParkedCalls {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ParkedCall {
-    /// The sender's event id.
-    #[prost(string, tag = "1")]
-    pub event_id: ::prost::alloc::string::String,
-    /// The item as it is sent, frozen.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub item: ::prost::bytes::Bytes,
+    /// The sender's event id and then the item as it is sent, frozen.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub call: ::prost::bytes::Bytes,
+    /// Bytes of the event id.
+    #[prost(uint32, tag = "2")]
+    pub event_id_bytes: u32,
     /// When ingest received the fact, Unix milliseconds.
     #[prost(int64, tag = "3")]
     pub received_at_ms: i64,

@@ -1,0 +1,196 @@
+//! A connection's lanes: where calls go when they come, into the parked log and out of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::parking::{self, Loaded};
+use super::{Done, LOOK_EVERY, Sender};
+use crate::books::CallEnd;
+use crate::dispatcher::{Appetite, Fate, Item, LaneId};
+use crate::park::{May, Park, Todo};
+
+impl Sender {
+    pub(super) fn push(&mut self, partition: u16, items: Vec<Item>) {
+        match self.lanes.get_mut(&partition).filter(|lane| !lane.park.is_live()) {
+            Some(lane) => lane.park.push(items),
+            None => {
+                let now = self.now();
+                self.dispatcher.push(LaneId::Partition(partition), items, now);
+            }
+        }
+    }
+
+    /// Drops what is in hand of a connection that is gone, once what is on its way into the parked log is there. What is
+    /// parked stays, for the case that the connection comes back.
+    pub(super) fn abandon(&mut self) {
+        if self.lanes.values().any(|lane| lane.park.is_appending()) {
+            return;
+        }
+        drop(self.dispatcher.unload());
+        self.lanes.clear();
+        for tracked in self.shared.tracked.iter() {
+            tracked.update(|books| books.abandon(&self.key));
+        }
+    }
+
+    /// Moves everything that is not on its way to the dead letters out of memory.
+    pub(super) fn park(&mut self) {
+        for (id, items) in self.dispatcher.unload() {
+            let LaneId::Partition(partition) = id else { continue };
+            let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { continue };
+            if items.is_empty() && self.lanes.get(&partition).is_none_or(|lane| lane.park.is_live()) {
+                continue;
+            }
+            let (released, ended) = tracked.forget_releases(&self.key);
+            if !self.lanes.contains_key(&partition) {
+                match self.new_lane(partition, Park::new(0, 0)) {
+                    Ok(lane) => drop(self.lanes.insert(partition, lane)),
+                    Err(error) => {
+                        self.failure = Some(error.into());
+                        return;
+                    }
+                }
+            }
+            if let Some(lane) = self.lanes.get_mut(&partition) {
+                lane.park.park(items, released, ended);
+                lane.reader = None;
+                self.flags.set_parked(partition, true);
+            }
+        }
+    }
+
+    /// Does what parked lanes ask for.
+    pub(super) fn tend(&mut self) {
+        self.look();
+        let appetite = self.dispatcher.appetite(self.now());
+        let partitions: Vec<u16> =
+            self.lanes.iter().filter(|(_, lane)| !lane.park.is_live()).map(|(partition, _)| *partition).collect();
+        for partition in partitions {
+            loop {
+                let drain = match appetite {
+                    Appetite::All => true,
+                    Appetite::Try => self.loads == 0 && self.dispatcher.pending() == 0,
+                    Appetite::None => false,
+                };
+                if !self.tend_lane(partition, drain) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Does the next thing a lane asks for, if there is one.
+    pub(super) fn tend_lane(&mut self, partition: u16, drain: bool) -> bool {
+        let id = LaneId::Partition(partition);
+        let (_, queued_bytes) = self.dispatcher.queued(id);
+        let may = May { drain, orphaned: self.dispatcher.is_locked(id), queued_bytes };
+        let (bus, now) = (self.shared.bus.clone(), self.now());
+        let Some(lane) = self.lanes.get_mut(&partition) else { return false };
+        let generation = lane.park.generation();
+        match lane.park.poll(may) {
+            Todo::Append(items) => {
+                let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { return false };
+                let Some(totals) = tracked.with_parked(&self.key, items.len()) else { return false };
+                let (log, fence) = (lane.log.clone(), lane.park.fence());
+                self.work.spawn(parking::append(bus, log, fence, partition, items, totals));
+            }
+            Todo::Read { after } => {
+                self.loads += 1;
+                let source = (bus, lane.log.clone(), lane.reader.take());
+                let room = Arc::clone(&self.shared.room);
+                self.work.spawn(parking::load(source, after, room, self.key.clone(), (partition, generation)));
+            }
+            Todo::GoLive(items) => {
+                lane.reader = None;
+                self.flags.set_parked(partition, false);
+                self.dispatcher.push(id, items, now);
+            }
+            Todo::Nothing => return false,
+        }
+        true
+    }
+
+    /// Now and then, looks at what lies parked for calls that have waited too long.
+    pub(super) fn look(&mut self) {
+        if Instant::now() < self.look_at {
+            return;
+        }
+        let (least, most) = LOOK_EVERY;
+        self.look_at = Instant::now() + (self.settings.expire_after / 4).clamp(least, most);
+        let before = parking::expiry(self.settings.expire_after);
+        for (partition, lane) in &mut self.lanes {
+            let Some(after) = lane.park.look() else { continue };
+            let (source, dead) = ((self.shared.bus.clone(), lane.log.clone()), (self.dead.clone(), self.key.clone()));
+            let (range, task) = ((after, lane.park.fence()), (*partition, lane.park.generation()));
+            self.work.spawn(parking::expire(source, range, dead, before, task));
+        }
+    }
+
+    pub(super) fn parked(&mut self, partition: u16, sequence: u64, tickets: BTreeMap<u64, usize>) {
+        if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
+            tracked.update(|books| {
+                tickets.into_iter().fold(false, |moved, (decision, count)| {
+                    books.end(&self.key, decision, CallEnd::Parked, count) || moved
+                })
+            });
+        }
+        if let Some(lane) = self.lanes.get_mut(&partition) {
+            lane.park.appended(sequence);
+        }
+    }
+
+    pub(super) fn loaded(&mut self, loaded: Loaded) {
+        self.loads -= 1;
+        let Loaded { partition, generation, sequence, calls, held, reader } = loaded;
+        let Some(lane) = self.lanes.get_mut(&partition) else { return };
+        let Some(ended) = lane.park.loaded(generation, sequence, calls.len()) else { return };
+        lane.reader = Some(reader);
+        let (count, before) = (calls.len(), parking::expiry(self.settings.expire_after));
+        let to_send = calls.into_iter().skip(ended.iter().map(|(_, count)| count).sum());
+        let items = to_send.map(|call| parking::item(call, partition, sequence));
+        let (late, due): (Vec<Item>, Vec<Item>) = items.partition(|item| item.received_at < before);
+        if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
+            tracked.update(|books| {
+                books.open_release(&self.key, sequence, count, Some(held.into()));
+                ended
+                    .into_iter()
+                    .fold(false, |moved, (fate, count)| books.end_release(&self.key, sequence, fate, count) || moved)
+            });
+        }
+        let now = self.now();
+        self.dispatcher.push(LaneId::Partition(partition), due, now);
+        if !late.is_empty() {
+            let (bus, dead, key) = (self.shared.bus.clone(), self.dead.clone(), self.key.clone());
+            self.work.spawn(async move {
+                for item in &late {
+                    parking::bury_expired(&bus, &dead, &key, item).await;
+                }
+                Done::Expired { partition, sequence, count: late.len() }
+            });
+        }
+    }
+
+    pub(super) fn looked(&mut self, partition: u16, generation: u64, expired: Vec<(u64, usize)>) {
+        let Some(lane) = self.lanes.get_mut(&partition) else { return };
+        let through = expired.last().map_or(0, |(sequence, _)| *sequence);
+        if !lane.park.looked(generation, through) {
+            return;
+        }
+        self.count_dead("expired", expired.iter().map(|(_, count)| count).sum());
+        if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
+            tracked.update(|books| {
+                expired.into_iter().fold(false, |moved, (sequence, count)| {
+                    books.open_release(&self.key, sequence, count, None);
+                    books.end_release(&self.key, sequence, Fate::Dead, count) || moved
+                })
+            });
+        }
+    }
+
+    pub(super) fn end_release(&self, partition: u16, sequence: u64, fate: Fate, count: usize) {
+        if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
+            tracked.update(|books| books.end_release(&self.key, sequence, fate, count));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Lanes on their way into the parked log and out of it: the work around `park`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
+use inflection_domain::Timestamp;
+use inflection_wire::{DecodeError, ParkedBatch, ParkedCall};
+
+use super::{Done, Failure};
+use crate::books::ConnectionKey;
+use crate::dead_letters::{self, now};
+use crate::dispatcher::{Item, Ticket};
+use crate::park::Park;
+use crate::room::{Held, Room};
+
+/// Messages that a reader of a parked log fetches ahead; each is up to half a megabyte of calls.
+const PREFETCH_MESSAGES: usize = 4;
+/// Wait before an append is tried again.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// One lane with its log.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) park: Park,
+    pub(super) log: Log,
+    /// Kept while the lane drains.
+    pub(super) reader: Option<Reader>,
+}
+
+/// The parked log of a connection in a partition.
+///
+/// # Errors
+/// Never for checked names; they fit into the name of a log.
+pub(crate) fn parked_log((workspace, connection): &ConnectionKey, partition: u16) -> Result<Log, InvalidName> {
+    Log::new(&format!("parked.{workspace}.{connection}.{partition}"))
+}
+
+/// Whose log it is, from its name.
+pub(crate) fn of_log(log: &Log) -> Option<(ConnectionKey, u16)> {
+    let mut tokens = log.as_str().split('.').skip(1);
+    let (workspace, connection, partition) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    let key =
+        (inflection_domain::WorkspaceId::new(workspace).ok()?, inflection_domain::ConnectionId::new(connection).ok()?);
+    Some((key, partition.parse().ok()?))
+}
+
+/// What was read of a parked log.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) partition: u16,
+    pub(super) generation: u64,
+    pub(super) sequence: u64,
+    pub(super) calls: Vec<ParkedCall>,
+    pub(super) held: Held,
+    pub(super) reader: Reader,
+}
+
+/// Appends calls, through outages of the bus. Nothing else may write the log.
+pub(super) async fn append(
+    bus: Bus,
+    log: Log,
+    fence: u64,
+    partition: u16,
+    items: Vec<Item>,
+    totals: inflection_wire::ConnectionTotals,
+) -> Done {
+    let mut tickets: BTreeMap<u64, usize> = BTreeMap::new();
+    for item in &items {
+        if let Ticket::Decision { sequence, .. } = item.ticket {
+            *tickets.entry(sequence).or_default() += 1;
+        }
+    }
+    let calls = items.iter().map(|item| ParkedCall {
+        call: item.bytes.clone(),
+        event_id_bytes: u32::try_from(item.split).unwrap_or(u32::MAX),
+        received_at: item.received_at,
+        id: item.id,
+    });
+    let payload = ParkedBatch { totals, calls: calls.collect() }.encode();
+    drop(items);
+    loop {
+        match bus.append(&log, Some(fence), payload.clone()).await {
+            Ok(sequence) => return Done::Parked { partition, sequence, tickets },
+            Err(error @ (AppendError::Fenced { .. } | AppendError::TooLarge { .. })) => {
+                return Done::Failed(Failure::Park { partition, source: error });
+            }
+            Err(error) if bus.has_failed() => return Done::Failed(Failure::Park { partition, source: error }),
+            Err(error) => {
+                tracing::warn!(%error, log = %log, "calls cannot be parked yet");
+                tokio::time::sleep(RETRY_WAIT).await;
+            }
+        }
+    }
+}
+
+/// Reads the next message, when there is room for it.
+pub(super) async fn load(
+    source: (Bus, Log, Option<Reader>),
+    after: u64,
+    room: std::sync::Arc<Room>,
+    key: ConnectionKey,
+    (partition, generation): (u16, u64),
+) -> Done {
+    let mut held = room.hold(&key, ParkedBatch::CALLS_BYTES_MAX).await;
+    let (bus, log, reader) = source;
+    let mut reader = reader.unwrap_or_else(|| bus.read_with(&log, after, PREFETCH_MESSAGES));
+    match next(&mut reader).await {
+        Ok((sequence, batch)) => {
+            held.shrink(batch.calls.iter().map(|call| call.call.len()).sum());
+            Done::Loaded(Box::new(Loaded { partition, generation, sequence, calls: batch.calls, held, reader }))
+        }
+        Err(source) => Done::Failed(Failure::Parked { partition, source }),
+    }
+}
+
+async fn next(reader: &mut Reader) -> Result<(u64, ParkedBatch), ParkedError> {
+    loop {
+        if let Some(Message { sequence, payload }) = reader.next(1).await?.into_iter().next() {
+            return Ok((sequence, ParkedBatch::decode(payload)?));
+        }
+    }
+}
+
+/// Why a parked log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ParkedError {
+    /// The bus cannot be read.
+    #[error("the parked log cannot be read")]
+    Read(#[from] ReadError),
+    /// A message is damaged.
+    #[error("a message of the parked log is damaged")]
+    Damaged(#[from] DecodeError),
+}
+
+/// Calls that have waited too long go from the front of a log to the dead letters, message by message, up to `last`.
+pub(super) async fn expire(
+    (bus, log): (Bus, Log),
+    (after, last): (u64, u64),
+    (dead, key): (Log, ConnectionKey),
+    before: Timestamp,
+    (partition, generation): (u16, u64),
+) -> Done {
+    let mut reader = bus.read_with(&log, after, PREFETCH_MESSAGES);
+    let (mut expired, mut read) = (Vec::new(), after);
+    while read < last {
+        let batch = match next(&mut reader).await {
+            Ok((sequence, batch)) => {
+                read = sequence;
+                batch
+            }
+            Err(source) => return Done::Failed(Failure::Parked { partition, source }),
+        };
+        if batch.calls.iter().any(|call| call.received_at >= before) {
+            break;
+        }
+        let count = batch.calls.len();
+        for call in batch.calls {
+            bury_expired(&bus, &dead, &key, &item(call, partition, read)).await;
+        }
+        expired.push((read, count));
+    }
+    Done::Looked { partition, generation, expired }
+}
+
+/// Stores the letter of a call that has waited too long, through outages of the bus.
+pub(super) async fn bury_expired(bus: &Bus, dead: &Log, key: &ConnectionKey, item: &Item) {
+    let letter = dead_letters::expired(key, item);
+    while let Err(error) = bus.append(dead, None, letter.encode()).await {
+        tracing::warn!(%error, "a dead letter could not be stored yet");
+        tokio::time::sleep(RETRY_WAIT).await;
+    }
+}
+
+/// A call of a parked log as the dispatcher takes it.
+pub(super) fn item(call: ParkedCall, partition: u16, sequence: u64) -> Item {
+    let ticket = Ticket::Parked { partition, sequence };
+    let ParkedCall { call: bytes, event_id_bytes, received_at, id } = call;
+    Item { bytes, split: event_id_bytes as usize, ticket, received_at, id }
+}
+
+/// The moment before which calls have waited too long.
+pub(super) fn expiry(after: Duration) -> Timestamp {
+    let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_ms(now().as_ms().saturating_sub(after))
+}

@@ -1,0 +1,210 @@
+//! How a lane leaves memory for the parked log, and how it comes back. Pure.
+//!
+//! A lane is live, parked or draining. Parked, everything of it lies in its log or is on the way into it, in order;
+//! draining, what lies there is read from the front and sent, while what comes meanwhile still goes in behind; it is
+//! live again when nothing is left between the two ends. So a call is never sent before one that was there first.
+
+use std::collections::VecDeque;
+
+use inflection_wire::ParkedBatch;
+
+use crate::dispatcher::{Fate, Item, Ticket};
+
+/// A lane is read ahead while fewer bytes of it than this wait to be sent.
+pub(crate) const READ_AHEAD_BYTES: usize = 256 * 1024;
+
+/// Where a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Live,
+    Parked,
+    Draining,
+}
+
+/// What the shell should do for a lane.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Todo {
+    /// Append these calls to the log, and say what came of it.
+    Append(Vec<Item>),
+    /// Read the message after this sequence, and say what it was.
+    Read {
+        /// The sequence.
+        after: u64,
+    },
+    /// The lane is live again: these calls are next.
+    GoLive(Vec<Item>),
+    /// Nothing now.
+    Nothing,
+}
+
+/// What a lane may do now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct May {
+    /// Whether calls are wanted to be sent.
+    pub(crate) drain: bool,
+    /// Whether a request of the lane is under way that was given away when it was parked.
+    pub(crate) orphaned: bool,
+    /// Bytes of the lane that wait to be sent.
+    pub(crate) queued_bytes: usize,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub(crate) struct Park {
+    mode: Mode,
+    /// On the way into the log.
+    waiting: VecDeque<Item>,
+    appending: bool,
+    /// The last sequence of the log.
+    last: u64,
+    /// Up to which sequence it was read and handed on.
+    read: u64,
+    reading: bool,
+    /// How the first calls of what is to be read have ended already.
+    ended: VecDeque<(Fate, usize)>,
+    /// Changes when what is being read is not wanted any more.
+    generation: u64,
+}
+
+impl Park {
+    /// A lane whose log ends at `last` and was sent up to `released`.
+    pub(crate) fn new(last: u64, released: u64) -> Self {
+        let mode = if last > released { Mode::Parked } else { Mode::Live };
+        Self {
+            mode,
+            waiting: VecDeque::new(),
+            appending: false,
+            last,
+            read: released.min(last),
+            reading: false,
+            ended: VecDeque::new(),
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.mode == Mode::Live
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.mode == Mode::Parked
+    }
+
+    /// Whether calls are on their way into the log.
+    pub(crate) fn is_appending(&self) -> bool {
+        self.appending
+    }
+
+    /// The sequence the next append must find.
+    pub(crate) fn fence(&self) -> u64 {
+        self.last
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Parks the lane, or a draining one again: `unloaded` is what the dispatcher had of it, in order. What of that comes
+    /// from the log is forgotten, and read again after `released`, where the first calls may have `ended` already.
+    pub(crate) fn park(&mut self, unloaded: Vec<Item>, released: u64, ended: Vec<(Fate, usize)>) {
+        self.mode = Mode::Parked;
+        self.read = released.min(self.last);
+        self.reading = false;
+        self.ended = ended.into();
+        self.generation += 1;
+        let own = |item: &Item| matches!(item.ticket, Ticket::Decision { .. });
+        self.waiting.extend(unloaded.into_iter().filter(own));
+    }
+
+    /// Calls that come while the lane is not live.
+    pub(crate) fn push(&mut self, items: impl IntoIterator<Item = Item>) {
+        self.waiting.extend(items);
+    }
+
+    /// So many calls of the request that was under way when the lane was parked were accepted: the first of the log.
+    pub(crate) fn orphans_accepted(&mut self, count: usize) {
+        self.ended.push_back((Fate::Accepted, count));
+    }
+
+    /// The next thing to do. To be asked again until there is nothing.
+    pub(crate) fn poll(&mut self, may: May) -> Todo {
+        if self.mode == Mode::Live {
+            return Todo::Nothing;
+        }
+        if self.mode == Mode::Parked && may.drain && !may.orphaned {
+            self.mode = Mode::Draining;
+        }
+        let at_end = self.mode == Mode::Draining && self.read == self.last && !self.appending;
+        if at_end && may.drain {
+            self.mode = Mode::Live;
+            return Todo::GoLive(std::mem::take(&mut self.waiting).into());
+        }
+        if !self.appending && !self.waiting.is_empty() {
+            self.appending = true;
+            return Todo::Append(self.next_message());
+        }
+        let hungry = may.drain && may.queued_bytes < READ_AHEAD_BYTES;
+        if self.mode == Mode::Draining && hungry && !self.reading && self.read < self.last {
+            self.reading = true;
+            return Todo::Read { after: self.read };
+        }
+        Todo::Nothing
+    }
+
+    /// As many calls as fit into a message.
+    fn next_message(&mut self) -> Vec<Item> {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while let Some(item) = self.waiting.front() {
+            bytes += item.bytes.len() + 32; // the frame of a call
+            if bytes > ParkedBatch::CALLS_BYTES_MAX && !items.is_empty() {
+                break;
+            }
+            items.extend(self.waiting.pop_front());
+        }
+        items
+    }
+
+    /// Notes that an append has its place.
+    pub(crate) fn appended(&mut self, sequence: u64) {
+        self.appending = false;
+        self.last = sequence;
+    }
+
+    /// Notes that a message was read. Gives how its first calls have ended already and need not be sent, or `None` if the
+    /// message is not wanted any more.
+    pub(crate) fn loaded(&mut self, generation: u64, sequence: u64, mut calls: usize) -> Option<Vec<(Fate, usize)>> {
+        if generation != self.generation || self.mode == Mode::Live {
+            return None;
+        }
+        self.reading = false;
+        self.read = sequence;
+        let mut ended = Vec::new();
+        while let Some((fate, count)) = self.ended.pop_front() {
+            let of_this = count.min(calls);
+            calls -= of_this;
+            ended.push((fate, of_this));
+            if of_this < count {
+                self.ended.push_front((fate, count - of_this));
+                break;
+            }
+        }
+        Some(ended)
+    }
+
+    /// Begins a look for calls that have waited too long, from this sequence on, unless the lane is being read.
+    pub(crate) fn look(&mut self) -> Option<u64> {
+        let due = self.is_parked() && !self.reading && self.ended.is_empty() && self.read < self.last;
+        self.reading = self.reading || due;
+        due.then_some(self.read)
+    }
+
+    /// Notes what the look has read to its end.
+    pub(crate) fn looked(&mut self, generation: u64, through: u64) -> bool {
+        let wanted = generation == self.generation;
+        if wanted {
+            self.reading = false;
+            self.read = self.read.max(through);
+        }
+        wanted
+    }
+}

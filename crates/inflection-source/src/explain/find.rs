@@ -1,0 +1,413 @@
+//! Finding events on the bus: in the decision logs, and behind them in the event logs.
+//!
+//! Most messages are passed over as bytes: only those that contain the id are decoded. A messageId stands in no message,
+//! it is made from what does; for one of those every decision is decoded.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use anyhow::Context as _;
+use inflection_bus::{Bus, Log, Message, Sequence};
+use inflection_domain::{
+    Body, ConnectionId, EventId, Hash128, Head, InstallationId, MessageId, PartitionCount, PersonId, Timestamp,
+    WorkspaceId,
+};
+use inflection_wire::{CallPosition, Decided, DecisionBatch, DecodeError, Event, EventBatch, decode_body};
+use memchr::memmem::Finder;
+
+use super::EVENTS_MAX;
+use super::pass::Pass;
+
+/// Most copies of events that are noted in one partition while they wait for identity.
+const WAITING_MAX: usize = 10_000;
+
+/// An event that was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) event_id: EventId,
+    pub(super) workspace: WorkspaceId,
+    pub(super) partition: u16,
+    pub(super) sequence: Sequence,
+    pub(super) received_at: Timestamp,
+    pub(super) repeats_waiting: u64,
+    pub(super) hop: Hop,
+}
+
+/// How far an event has come.
+#[derive(Debug)]
+pub(super) enum Hop {
+    /// It lies in the event log.
+    Waiting {
+        /// When it happened.
+        occurred_at: Timestamp,
+        /// Whom it is about.
+        person: PersonId,
+    },
+    /// It was decided, and made no call: only its key is kept.
+    Silent,
+    /// It was decided.
+    Decided(Box<DecidedEvent>),
+}
+
+/// An event and what was decided.
+#[derive(Debug)]
+pub(super) struct DecidedEvent {
+    /// The decision, its body taken out.
+    pub(super) decided: Decided,
+    pub(super) body: Body,
+    /// Where its first call stands.
+    pub(super) place: Place,
+    /// Whether any fact of the workspace had contradicted what was known of its person, in this partition until here.
+    pub(super) conflicts: bool,
+}
+
+/// Where a call stands among those of its workspace in a partition's decision log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// The message.
+    pub(super) sequence: Sequence,
+    /// Its number in the message, from 0.
+    pub(super) in_message: u32,
+    /// Its number since the partition's beginning, from 0.
+    pub(super) in_all: u64,
+}
+
+impl Place {
+    /// The place of the call so many calls later in the same message.
+    pub(super) fn plus(self, calls: u32) -> Self {
+        Self {
+            in_message: self.in_message.saturating_add(calls),
+            in_all: self.in_all.saturating_add(u64::from(calls)),
+            ..self
+        }
+    }
+
+    /// Whether a position has passed the call.
+    pub(super) fn is_behind(self, position: CallPosition) -> bool {
+        let calls = self.in_message.saturating_add(1);
+        CallPosition { through: self.sequence.saturating_sub(1), calls } <= position
+    }
+}
+
+impl Found {
+    fn is(&self, workspace: &WorkspaceId, event_id: &EventId) -> bool {
+        self.workspace == *workspace && self.event_id == *event_id
+    }
+
+    /// Takes its further copies out of what waits, and counts them.
+    fn take_repeats(&mut self, waiting: &mut Vec<Waiting>) {
+        let before = waiting.len();
+        waiting.retain(|copy| !self.is(&copy.workspace, &copy.event_id));
+        self.repeats_waiting = (before - waiting.len()) as u64;
+    }
+}
+
+/// One copy of an event in an event log.
+#[derive(Debug)]
+struct Waiting {
+    /// The message before its own.
+    previous: Sequence,
+    sequence: Sequence,
+    /// Its number in the message, from 0.
+    index: u32,
+    received_at: Timestamp,
+    occurred_at: Timestamp,
+    workspace: WorkspaceId,
+    event_id: EventId,
+    person: PersonId,
+}
+
+/// How far identity has come in an event log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Consumed {
+    /// All events of the messages up to this one.
+    through: Sequence,
+    /// And so many of the message after it.
+    events: u32,
+}
+
+impl Consumed {
+    fn covers(self, copy: &Waiting) -> bool {
+        copy.sequence <= self.through || (copy.previous <= self.through && copy.index < self.events)
+    }
+}
+
+/// The end of a decision log, and how far identity has come there.
+async fn end_of(bus: &Bus, decisions: &Log) -> anyhow::Result<(Sequence, Consumed)> {
+    let last = bus.last(decisions).await.context("the decisions cannot be read")?;
+    let Some(Message { sequence, payload }) = last else { return Ok((0, Consumed::default())) };
+    let batch = decode(decisions, sequence, DecisionBatch::decode(payload))?;
+    Ok((sequence, Consumed { through: batch.consumed_through, events: batch.consumed_events }))
+}
+
+fn decode<T>(log: &Log, sequence: Sequence, decoded: Result<T, DecodeError>) -> anyhow::Result<T> {
+    decoded.with_context(|| format!("message {sequence} of {log} is damaged"))
+}
+
+/// What is looked for.
+#[derive(Debug)]
+pub(super) struct Wanted<'w> {
+    id: &'w str,
+    text: Finder<'w>,
+    /// The id as one of an event: it may have made no call, and then only its key is left.
+    event: Option<EventId>,
+    keys: Vec<EventKey>,
+    /// The id as a messageId: the first half of its hash.
+    message: Option<u64>,
+    installation: &'w InstallationId,
+    connections: &'w [(WorkspaceId, ConnectionId)],
+}
+
+/// The key of an event id in one workspace.
+#[derive(Debug)]
+struct EventKey {
+    workspace: WorkspaceId,
+    key: Hash128,
+    bytes: Finder<'static>,
+}
+
+impl EventKey {
+    fn new(workspace: &WorkspaceId, event: &EventId) -> Self {
+        let key = Head::event_key(workspace, event);
+        Self { workspace: workspace.clone(), key, bytes: Finder::new(&key.to_bytes()).into_owned() }
+    }
+}
+
+impl<'w> Wanted<'w> {
+    pub(super) fn new(
+        id: &'w str,
+        installation: &'w InstallationId,
+        connections: &'w [(WorkspaceId, ConnectionId)],
+    ) -> Self {
+        let event = EventId::new(id).ok();
+        let workspaces: BTreeSet<&WorkspaceId> = connections.iter().map(|(workspace, _)| workspace).collect();
+        let mut keys = Vec::new();
+        if let Some(event) = &event {
+            keys.extend(workspaces.into_iter().map(|workspace| EventKey::new(workspace, event)));
+        }
+        Self {
+            id,
+            text: Finder::new(id),
+            event,
+            keys,
+            message: is_message_id(id).then(|| MessageId::high_of(id)),
+            installation,
+            connections,
+        }
+    }
+
+    /// Whether the id has the form of a messageId.
+    pub(super) fn is_message(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// Whether a message of a decision log is worth decoding.
+    fn may_be_in(&self, payload: &[u8]) -> bool {
+        let keyed = || self.keys.iter().any(|key| key.bytes.find(payload).is_some());
+        self.message.is_some() || self.text.find(payload).is_some() || keyed()
+    }
+
+    /// The body, if it is of an event or a person with this id.
+    fn named(&self, body: &[u8]) -> Option<Body> {
+        self.text.find(body)?;
+        let body = decode_body(body).ok()?;
+        (body.event_id.as_str() == self.id || body.person.as_str() == self.id).then_some(body)
+    }
+
+    /// The body, if the decision makes a call with this id.
+    fn called(&self, decided: &Decided) -> Option<Body> {
+        let high = self.message?;
+        let mut own = self.connections.iter().filter(|(workspace, _)| *workspace == decided.workspace);
+        let makes = own.any(|(workspace, connection)| {
+            decided.calls.iter().any(|call| {
+                let id = MessageId::new(self.installation, workspace, connection, call.key);
+                id.high() == high && id.to_string() == self.id
+            })
+        });
+        if makes { decode_body(&decided.body).ok() } else { None }
+    }
+
+    /// What of a decision message is looked for.
+    fn found_in(&self, batch: &DecisionBatch, partition: u16, sequence: Sequence) -> Vec<Found> {
+        let mut found: Vec<Found> = Vec::new();
+        let mut calls: BTreeMap<&WorkspaceId, u32> = BTreeMap::new();
+        let (received_at, repeats_waiting) = (batch.received_at, 0);
+        for decided in &batch.decisions {
+            let own = calls.entry(&decided.workspace).or_default();
+            let in_message = *own;
+            *own = own.saturating_add(u32::try_from(decided.calls.len()).unwrap_or(u32::MAX));
+            let Some(body) = self.named(&decided.body).or_else(|| self.called(decided)) else { continue };
+            let (before, conflicts) = books(batch, &decided.workspace);
+            let place = Place { sequence, in_message, in_all: before + u64::from(in_message) };
+            let (event_id, workspace) = (body.event_id.clone(), decided.workspace.clone());
+            // Without the body, which would keep the whole message in memory.
+            let decided = Decided { body: Default::default(), ..decided.clone() };
+            let hop = Hop::Decided(Box::new(DecidedEvent { decided, body, place, conflicts }));
+            found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, hop });
+        }
+        let Some(event_id) = &self.event else { return found };
+        for EventKey { workspace, key, .. } in &self.keys {
+            let told = found.iter().any(|found| found.is(workspace, event_id));
+            if !told && batch.changes.seen.contains(key) {
+                let (event_id, workspace, hop) = (event_id.clone(), workspace.clone(), Hop::Silent);
+                found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, hop });
+            }
+        }
+        found
+    }
+
+    /// What of a message of an event log is looked for.
+    fn waiting_in(&self, previous: Sequence, Message { sequence, payload }: Message) -> Vec<Waiting> {
+        if self.text.find(&payload).is_none() {
+            return Vec::new();
+        }
+        // What cannot be decoded is counted by identity, and is no event.
+        let Ok(batch) = EventBatch::decode(payload) else { return Vec::new() };
+        let mut waiting = Vec::new();
+        for (index, event) in (0u32..).zip(batch.events) {
+            let Ok(Event { head, body }) = event else { continue };
+            let Some(body) = self.named(&body) else { continue };
+            waiting.push(Waiting {
+                previous,
+                sequence,
+                index,
+                received_at: batch.received_at,
+                occurred_at: head.occurred_at,
+                workspace: head.workspace,
+                event_id: body.event_id,
+                person: body.person,
+            });
+        }
+        waiting
+    }
+}
+
+/// Whether a text has the form of our messageIds.
+fn is_message_id(text: &str) -> bool {
+    let digits = text.strip_prefix("infl_");
+    digits.is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Calls of the workspace before this message, and whether it had any conflict until after it.
+fn books(batch: &DecisionBatch, workspace: &WorkspaceId) -> (u64, bool) {
+    let Some(totals) = batch.totals.iter().find(|totals| totals.workspace == *workspace) else { return (0, false) };
+    let own = batch.decisions.iter().filter(|decided| decided.workspace == *workspace);
+    let own: usize = own.map(|decided| decided.calls.len()).sum();
+    (totals.calls.saturating_sub(own as u64), totals.identity_conflicts > 0)
+}
+
+/// A search through all partitions.
+#[derive(Debug)]
+pub(super) struct Search<'s> {
+    bus: &'s Bus,
+    pub(super) wanted: Wanted<'s>,
+    /// The newest [`EVENTS_MAX`], newest last.
+    pub(super) found: Vec<Found>,
+    /// How many there are.
+    pub(super) total: u64,
+    /// Messages looked at.
+    pub(super) messages: u64,
+    /// Whether everything was read that the bus holds.
+    pub(super) whole: bool,
+}
+
+impl<'s> Search<'s> {
+    pub(super) fn new(bus: &'s Bus, wanted: Wanted<'s>) -> Self {
+        Self { bus, wanted, found: Vec::new(), total: 0, messages: 0, whole: true }
+    }
+
+    pub(super) async fn run(mut self, partitions: PartitionCount) -> anyhow::Result<Self> {
+        for partition in partitions.all() {
+            self.partition(partition.index()).await?;
+        }
+        // The order of one partition's log is the order of events. Between partitions only clocks can tell.
+        if self.found.first().map(|found| found.partition) != self.found.last().map(|found| found.partition) {
+            self.found.sort_by_key(|found| found.received_at);
+        }
+        let cut = self.found.len().saturating_sub(EVENTS_MAX);
+        self.found.drain(..cut);
+        Ok(self)
+    }
+
+    async fn partition(&mut self, partition: u16) -> anyhow::Result<()> {
+        let events = Log::new(&format!("events.{partition}"))?;
+        let decisions = Log::new(&format!("decisions.{partition}"))?;
+        let (_, consumed) = end_of(self.bus, &decisions).await?;
+        let mut waiting = self.waiting(&events, consumed).await?;
+        // What identity has consumed since is decided by now, and found below.
+        let (end, consumed) = end_of(self.bus, &decisions).await?;
+        waiting.retain(|copy| !consumed.covers(copy));
+        let decided = self.decided(partition, &decisions, end, &mut waiting).await?;
+        self.found.extend(decided);
+        for found in undecided(waiting, partition) {
+            self.total += 1;
+            self.found.push(found);
+        }
+        Ok(())
+    }
+
+    /// What waits in an event log.
+    async fn waiting(&mut self, log: &Log, consumed: Consumed) -> anyhow::Result<Vec<Waiting>> {
+        // That what is consumed meanwhile is deleted under its hands does not cut this pass short of anything.
+        let mut pass = Pass::to_end(self.bus, log, consumed.through).await.context("the events cannot be read")?;
+        let (mut waiting, mut previous) = (Vec::new(), consumed.through);
+        while let Some(messages) = pass.next().await.context("the events cannot be read")? {
+            for message in messages {
+                self.messages += 1;
+                let sequence = message.sequence;
+                waiting.extend(self.wanted.waiting_in(previous, message));
+                previous = sequence;
+            }
+            if waiting.len() > WAITING_MAX {
+                self.whole = false;
+                break;
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// What was decided; their further copies are taken out of what waits.
+    async fn decided(
+        &mut self,
+        partition: u16,
+        log: &Log,
+        end: Sequence,
+        waiting: &mut Vec<Waiting>,
+    ) -> anyhow::Result<VecDeque<Found>> {
+        let mut newest = VecDeque::new();
+        let mut pass = Pass::new(self.bus, log, 0, end);
+        while let Some(messages) = pass.next().await.context("the decisions cannot be read")? {
+            for Message { sequence, payload } in messages {
+                self.messages += 1;
+                if !self.wanted.may_be_in(&payload) {
+                    continue;
+                }
+                let batch = decode(log, sequence, DecisionBatch::decode(payload))?;
+                for mut found in self.wanted.found_in(&batch, partition, sequence) {
+                    found.take_repeats(waiting);
+                    self.total += 1;
+                    newest.push_back(found);
+                    if newest.len() > EVENTS_MAX {
+                        newest.pop_front();
+                    }
+                }
+            }
+        }
+        self.whole &= !pass.is_stalled();
+        Ok(newest)
+    }
+}
+
+/// Events of which only copies are there that wait: the first one of each, and how many repeat it.
+fn undecided(waiting: Vec<Waiting>, partition: u16) -> Vec<Found> {
+    let mut first: Vec<Found> = Vec::new();
+    for copy in waiting {
+        let Waiting { sequence, received_at, occurred_at, workspace, event_id, person, .. } = copy;
+        if let Some(found) = first.iter_mut().find(|found| found.is(&workspace, &event_id)) {
+            found.repeats_waiting += 1;
+            continue;
+        }
+        let hop = Hop::Waiting { occurred_at, person };
+        first.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting: 0, hop });
+    }
+    first
+}

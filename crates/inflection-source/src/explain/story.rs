@@ -1,0 +1,144 @@
+//! What was found, in words and in the admin API's shape. Pure.
+
+use inflection_delivery::{Attempt, DeliveryHandle};
+use inflection_domain::{ConnectionId, WorkspaceId};
+use serde_json::Value;
+
+use super::calls::CallOn;
+use super::fate::Delivered;
+use super::find::{DecidedEvent, Found, Hop, Search};
+use super::{AttemptStory, CallStory, EVENTS_MAX, EventStory, IdentityStory, Verdict};
+use crate::admin::letters::mask;
+
+const ANONYMOUS: &str = "no user id was known for this person yet; calls carry the person id as anonymousId";
+const LEARNED: &str = "this event brought the user id; the Identify that links it was placed before it";
+const KNOWN: &str = "the person was already known as this user";
+const KNOWN_OR_CLAIMED: &str = "the person was already known as this user, or as another one and the event itself \
+    claims this one for itself alone (the ledger counts such conflicts, and there are some in this partition)";
+const UNDECIDED: &str = "identity has not decided it yet";
+
+const SILENT: &str = "it was decided, and there was nothing new to tell Segment: the same was told of its mail or person \
+    before, or the workspace's policy leaves it out";
+const NO_CONNECTIONS: &str = "no connection of its workspace is known here, so what became of its calls cannot be told";
+const WAITING: &str = "it is stored, and waits for identity";
+
+const NOTHING: &str = "nothing here has this id: it was never accepted, or it is a repeat of an event that came under \
+    another id, or it has been deleted since";
+const NO_MESSAGE_IDS: &str = "no connection is known here, so no messageId can be found";
+const NOT_WHOLE: &str = "not everything could be read; ask again";
+const NO_ATTEMPTS: &str = "attempts are remembered only by a process that runs delivery, since its start";
+
+/// A text as it may be shown.
+fn shown(text: &str, addresses: bool) -> String {
+    let mut value = Value::String(text.to_owned());
+    if !addresses {
+        mask(&mut value);
+    }
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Why the calls of an event name the user they name, or none.
+fn why(event: &DecidedEvent) -> &'static str {
+    match &event.decided.user {
+        None => ANONYMOUS,
+        Some(_) if event.decided.calls.iter().any(|call| call.links) => LEARNED,
+        Some(_) if event.conflicts => KNOWN_OR_CLAIMED,
+        Some(_) => KNOWN,
+    }
+}
+
+/// One event with its calls.
+pub(super) fn event(found: &Found, calls: Vec<CallStory>, addresses: bool) -> EventStory {
+    let identity = |user: Option<&str>, person: &str, why: &str| IdentityStory {
+        user_id: user.map(|user| shown(user, addresses)),
+        person_id: shown(person, addresses),
+        why: why.to_owned(),
+    };
+    let (verdict, occurred_at, identity, why) = match &found.hop {
+        Hop::Waiting { occurred_at, person } => {
+            let identity = identity(None, person.as_str(), UNDECIDED);
+            (Verdict::Waiting, Some(*occurred_at), Some(identity), Some(WAITING))
+        }
+        Hop::Silent => (Verdict::New, None, None, Some(SILENT)),
+        Hop::Decided(event) => {
+            let user = event.decided.user.as_ref().map(|user| user.as_str());
+            let identity = identity(user, event.body.person.as_str(), why(event));
+            let lost = calls.is_empty().then_some(NO_CONNECTIONS);
+            (Verdict::New, Some(event.decided.occurred_at), Some(identity), lost)
+        }
+    };
+    EventStory {
+        event_id: shown(found.event_id.as_str(), addresses),
+        workspace: found.workspace.as_str().to_owned(),
+        partition: found.partition,
+        sequence: found.sequence,
+        received_at: found.received_at.to_string(),
+        occurred_at: occurred_at.map(|occurred_at| occurred_at.to_string()),
+        verdict,
+        repeats_waiting: found.repeats_waiting,
+        identity,
+        why: why.map(str::to_owned),
+        calls,
+    }
+}
+
+/// One call with its attempts.
+pub(super) fn call(call: &CallOn<'_>, delivered: &Delivered, delivery: Option<&DeliveryHandle>) -> CallStory {
+    let attempts = delivery.map(|delivery| delivery.attempts(&call.message_id)).unwrap_or_default();
+    let accepted = attempts.iter().any(|attempt| (200..300).contains(&attempt.status));
+    let (fate, why) = delivered.fate(call, accepted);
+    CallStory {
+        call: call.kind.event_name().unwrap_or(call.kind.name()).to_owned(),
+        connection: call.connection.1.as_str().to_owned(),
+        message_id: call.message_id.clone(),
+        fate,
+        why,
+        attempts: attempts.iter().map(attempt).collect(),
+    }
+}
+
+fn attempt(attempt: &Attempt) -> AttemptStory {
+    let Attempt { at, status, outcome, took_ms, wait_ms } = *attempt;
+    AttemptStory { at: at.to_string(), status, outcome: outcome.to_owned(), wait_ms, ms: took_ms }
+}
+
+/// What must be known to read the answer rightly.
+pub(super) fn note(
+    search: &Search<'_>,
+    with_delivery: bool,
+    connections: &[(WorkspaceId, ConnectionId)],
+) -> Option<String> {
+    let mut notes = Vec::new();
+    if search.found.is_empty() {
+        notes.push(NOTHING.to_owned());
+        if search.wanted.is_message() && connections.is_empty() {
+            notes.push(NO_MESSAGE_IDS.to_owned());
+        }
+    } else if !with_delivery {
+        notes.push(NO_ATTEMPTS.to_owned());
+    }
+    if search.total > search.found.len() as u64 {
+        notes.push(format!("these are the newest {EVENTS_MAX} of {} events", search.total));
+    }
+    if !search.whole {
+        notes.push(NOT_WHOLE.to_owned());
+    }
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_on_demand() {
+        for (text, masked) in [
+            ("ann@example.com", "***@example.com"),
+            ("p-1", "p-1"),
+            ("@handle", "@handle"),
+            ("ann@localhost", "ann@localhost"),
+        ] {
+            assert_eq!((shown(text, false).as_str(), shown(text, true).as_str()), (masked, text));
+        }
+    }
+}
