@@ -91,22 +91,22 @@ fn every_worker_keeps_to_a_closed_window() {
     let mut fleet = Fleet::start_with(&segment, std::slice::from_ref(&workspace), &["--linger-ms", "0"]);
     fleet.add(Stage::Delivery, &["--linger-ms", "0"]);
     let mut sender = Sender::new(fleet.ingest(), workspace.ingest_key());
-    // Each worker sends everything while partitions are not shared out: equal ids make that harmless.
-    sender.take(&delivered("warm", 0..20));
-    await_calls(&segment, 40);
+    sender.take(&delivered("warm", 0..200));
+    await_calls(&segment, 200);
     segment.set_faults(vec![FaultRule::times(status(429, Some(PATIENCE)), 1)]);
     sender.take(&delivered("first", 0..1));
     let closed = closed_at(&segment);
     // Calls come all the time: a worker that does not know would send them.
     let mut sent = 0;
     eventually("the window is over", SOON, || {
-        sender.take(&delivered("during", sent..sent + 5));
-        sent += 5;
+        // Persons enough that both workers have some.
+        sender.take(&delivered("during", sent..sent + 20));
+        sent += 20;
         holds(!within(&segment, closed, PATIENCE_MS, i64::MAX).is_empty(), || "not yet".to_owned())
     });
-    await_calls(&segment, 2 * (20 + 1 + sent));
+    await_calls(&segment, 200 + 1 + sent);
     let early = within(&segment, closed, TOLD_WITHIN_MS, PATIENCE_MS - SLACK_MS);
     assert!(early.is_empty(), "inside the closed window: {early:?}");
     let ids: std::collections::BTreeSet<String> = segment.calls().into_iter().map(|call| call.message_id).collect();
-    assert_eq!(ids.len(), 20 + 1 + sent, "equal ids, whichever worker sent them");
+    assert_eq!(ids.len(), 200 + 1 + sent, "nothing is lost");
 }

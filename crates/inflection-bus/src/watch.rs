@@ -11,6 +11,8 @@ pub struct RecordChange {
     pub key: String,
     /// What it holds now. Deletions are not told.
     pub value: Bytes,
+    /// Its revision.
+    pub revision: u64,
 }
 
 /// Follows the records under a prefix.

@@ -245,8 +245,10 @@ impl<H> Books<H> {
         for (key, lane) in self.lanes.iter_mut().filter(|(key, _)| !known.contains(key)) {
             let Some(decided) = calls.get(&key.0) else { continue };
             if let Some(skipped) = lane.skip(sequence) {
-                count(&mut lane.totals, CallEnd::Filtered, u64::from(decided.saturating_sub(skipped)));
-                lane.passed_through = sequence;
+                // Behind what is still under way, so that counts are never ahead of the position.
+                let calls = vec![Some(CallEnd::Filtered); decided.saturating_sub(skipped) as usize];
+                lane.slots.push_back(Slot { sequence, skipped, calls, passed: 0, _held: None });
+                lane.advance();
             }
         }
     }
@@ -351,3 +353,6 @@ impl<H> Books<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

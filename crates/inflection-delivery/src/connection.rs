@@ -12,7 +12,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,13 +21,13 @@ use inflection_control::Connection;
 use inflection_domain::Timestamp;
 use inflection_segment::{Client, SendError, batch_body, compress};
 use inflection_wire::{ClosedWindow, OperatorHold};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::ConnectionKey;
 use crate::dead_letters::{message_id, now, refused};
-use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Fate, Item, LaneId, Limits, Response};
+use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Item, LaneId, Limits, Response};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
 use crate::park::Park;
@@ -48,6 +48,9 @@ const BURY_RETRY_WAIT: Duration = Duration::from_secs(1);
 /// How often parked lanes are looked at for calls that have waited too long, at most and at least.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// A lane is parked fewer times than this.
+const GENERATIONS_A_LANE: u64 = 1 << 32;
+
 /// What a connection is told.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -63,6 +66,12 @@ pub(crate) enum Command {
     Closed(Timestamp),
     /// The configuration has changed.
     Settings(Box<Connection>, Client),
+    /// A partition is served here from now on, whose parked log ends at this sequence.
+    Open { partition: u16, last: u64 },
+    /// A partition is not served here any more; the sender is dropped when nothing of it is in hand.
+    Close { partition: u16, done: oneshot::Sender<()> },
+    /// So many partitions of so many are served here: that share of the rate is ours.
+    Share { served: u32, partitions: u32 },
     /// The connection is not configured any more.
     Leave,
 }
@@ -77,6 +86,35 @@ pub(crate) struct Shared {
     pub(crate) journal: Arc<Mutex<Journal>>,
     /// How long a connection takes nothing until its calls are parked.
     pub(crate) park_after: Duration,
+    pub(crate) share: Arc<Share>,
+    /// Held while a partition opens or connections change, so that every connection is told of every partition.
+    pub(crate) opening: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// How many partitions are served here.
+#[derive(Debug)]
+pub(crate) struct Share {
+    served: AtomicU32,
+    partitions: u32,
+}
+
+impl Share {
+    pub(crate) fn new(partitions: u16) -> Arc<Self> {
+        Arc::new(Self { served: AtomicU32::new(0), partitions: u32::from(partitions) })
+    }
+
+    /// Counts one more, or one less.
+    pub(crate) fn change(&self, more: bool) {
+        if more {
+            self.served.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.served.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        Command::Share { served: self.served.load(Ordering::Relaxed), partitions: self.partitions }
+    }
 }
 
 /// What readers see of a connection without asking it.
@@ -149,6 +187,12 @@ pub(crate) struct Sender {
     status: Arc<Mutex<ConnectionStatus>>,
     hold: OperatorHold,
     leaving: bool,
+    /// Partitions that are being let go of, and who waits for it.
+    closing: BTreeMap<u16, oneshot::Sender<()>>,
+    /// The share of the rate that is ours.
+    share: (u32, u32),
+    /// Of the lane that was made last.
+    generation: u64,
     /// Parked messages that are being read.
     loads: usize,
     look_at: Instant,
@@ -184,12 +228,6 @@ enum Done {
         generation: u64,
         expired: Vec<(u64, usize)>,
     },
-    /// Calls of a message that is being drained had waited too long.
-    Expired {
-        partition: u16,
-        sequence: u64,
-        count: usize,
-    },
     /// Dead letters on their way back.
     Replays {
         items: Vec<Item>,
@@ -207,11 +245,10 @@ impl Sender {
         limits: Limits,
         inbox: mpsc::Receiver<Command>,
         shared: Shared,
-        parked: &[(u16, u64)],
     ) -> Result<Self, InvalidName> {
         let dead = crate::dead_letters::dead_letter_log(&key.0, &key.1)?;
         let flags = Flags::new(shared.tracked.len());
-        let mut sender = Self {
+        Ok(Self {
             dispatcher: Dispatcher::new(limits, settings.rate()),
             key,
             settings,
@@ -225,19 +262,15 @@ impl Sender {
             status: Arc::default(),
             hold: OperatorHold::default(),
             leaving: false,
+            closing: BTreeMap::new(),
+            share: (1, 1),
+            generation: 0,
             loads: 0,
             look_at: Instant::now(),
             started: Instant::now(),
             work: JoinSet::new(),
             failure: None,
-        };
-        for (partition, last) in parked {
-            let released = sender.tracked(*partition).map_or(0, |tracked| tracked.released(&sender.key));
-            let lane = sender.new_lane(*partition, Park::new(*last, released))?;
-            sender.flags.set_parked(*partition, !lane.park.is_live());
-            sender.lanes.insert(*partition, lane);
-        }
-        Ok(sender)
+        })
     }
 
     pub(crate) fn status(&self) -> Arc<Mutex<ConnectionStatus>> {
@@ -252,7 +285,9 @@ impl Sender {
         self.shared.tracked.get(usize::from(partition))
     }
 
-    fn new_lane(&self, partition: u16, park: Park) -> Result<Lane, InvalidName> {
+    fn new_lane(&mut self, partition: u16, last: u64, released: u64) -> Result<Lane, InvalidName> {
+        self.generation += GENERATIONS_A_LANE;
+        let park = Park::new(last, released, self.generation);
         Ok(Lane { park, log: parked_log(&self.key, partition)?, reader: None })
     }
 
@@ -266,10 +301,14 @@ impl Sender {
     /// # Errors
     /// [`Failure`] when the bus cannot keep what it must.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Failure> {
+        let mut heard_out = false;
         loop {
             let until = self.act();
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
+            }
+            if heard_out && self.abandoned() {
+                break;
             }
             self.publish();
             let wait = until.map(|until| self.started + until);
@@ -283,9 +322,9 @@ impl Sender {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.work.join_next() => self.take(done),
-                command = self.inbox.recv() => match command {
+                command = self.inbox.recv(), if !heard_out => match command {
                     Some(command) => self.obey_all(command),
-                    None => break,
+                    None => heard_out = true,
                 },
                 () = timer => {}
             }
@@ -304,6 +343,7 @@ impl Sender {
 
     /// Does what the state machines ask for until they say to wait; gives the moment to ask again.
     fn act(&mut self) -> Option<Duration> {
+        self.close();
         if self.leaving {
             self.abandon();
             return None;
@@ -353,9 +393,17 @@ impl Sender {
             Command::Hold(hold) => self.obey_operator(hold),
             Command::Closed(until) => {
                 let left = u64::try_from(until.as_ms() - now().as_ms()).unwrap_or(0);
-                self.dispatcher.close_until(self.now() + Duration::from_millis(left));
+                self.dispatcher.close_until(self.now() + Duration::from_millis(left), self.now());
             }
             Command::Settings(settings, client) => self.change(*settings, client),
+            Command::Open { partition, last } => self.open(partition, last),
+            Command::Close { partition, done } => drop(self.closing.insert(partition, done)),
+            Command::Share { served, partitions } => {
+                if self.share != (served, partitions) {
+                    self.share = (served, partitions);
+                    self.dispatcher.set_rate(self.rate(), self.now());
+                }
+            }
             Command::Leave => self.leaving = true,
         }
     }
@@ -372,13 +420,22 @@ impl Sender {
     /// Takes over new settings. What was in the way of sending may be put right by them, so it is tried at once.
     fn change(&mut self, settings: Connection, client: Client) {
         let moved = settings.write_key != self.settings.write_key || settings.endpoint != self.settings.endpoint;
-        if settings.rate() != self.settings.rate() {
-            self.dispatcher.set_rate(settings.rate(), self.now());
-        }
         if moved && !self.dispatcher.is_paused() {
             self.dispatcher.resume();
         }
+        let rate = self.rate();
         (self.settings, self.client) = (settings, client);
+        if rate != self.rate() {
+            self.dispatcher.set_rate(self.rate(), self.now());
+        }
+    }
+
+    /// This worker's share of the connection's rate: in proportion to the partitions it serves, so that workers need not
+    /// agree on anything.
+    fn rate(&self) -> Option<u32> {
+        let (served, partitions) = self.share;
+        let share = |rate: u32| u64::from(rate) * u64::from(served) / u64::from(partitions.max(1));
+        self.settings.rate().map(|rate| u32::try_from(share(rate)).unwrap_or(u32::MAX).max(1))
     }
 
     fn load_replays(&mut self) {
@@ -440,10 +497,6 @@ impl Sender {
             Ok(Done::Parked { partition, sequence, tickets }) => self.parked(partition, sequence, tickets),
             Ok(Done::Loaded(loaded)) => self.loaded(*loaded),
             Ok(Done::Looked { partition, generation, expired }) => self.looked(partition, generation, expired),
-            Ok(Done::Expired { partition, sequence, count }) => {
-                self.count_dead("expired", count);
-                self.end_release(partition, sequence, Fate::Dead, count);
-            }
             Ok(Done::Replays { items, rest }) => {
                 self.replays.loaded(rest);
                 let now = self.now();

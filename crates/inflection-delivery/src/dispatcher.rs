@@ -215,6 +215,17 @@ pub struct Finished {
     pub orphan: bool,
 }
 
+/// The circumstances of an answer.
+#[derive(Debug, Clone, Copy)]
+struct When {
+    took: Duration,
+    now: Duration,
+    /// From 0 up to 1; spreads retries.
+    chance: f64,
+    /// It answers the try that shows whether an outage is over.
+    tried: bool,
+}
+
 /// The state machine of one connection.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -228,6 +239,8 @@ pub struct Dispatcher {
     paused: bool,
     breaker: Breaker,
     concurrency: Concurrency,
+    /// The request that shows whether an outage is over.
+    trying: Option<BatchId>,
     /// Since when nothing was taken although something was to be sent.
     stalled_since: Option<Duration>,
     rate: Option<RateBudget>,
@@ -247,6 +260,7 @@ impl Dispatcher {
             paused: false,
             breaker: Breaker::new(),
             concurrency: Concurrency::new(limits.in_flight_max),
+            trying: None,
             stalled_since: None,
             rate: events_per_second.map(|rate| RateBudget::new(rate, Duration::ZERO)),
             replay_rate: replay_rate(events_per_second, Duration::ZERO),
@@ -315,7 +329,10 @@ impl Dispatcher {
     }
 
     /// Takes over a closed window that another worker was told of.
-    pub fn close_until(&mut self, until: Duration) {
+    pub fn close_until(&mut self, until: Duration, now: Duration) {
+        if until > now {
+            self.stalled_since.get_or_insert(now);
+        }
         self.closed_until = self.closed_until.max(until);
     }
 
@@ -364,7 +381,16 @@ impl Dispatcher {
             && self.stalled(now) >= after
             && self.appetite(now) == Appetite::None
             && !trying
-            && self.pending() > self.lanes.queued(LaneId::Replay).0
+            && self.has_parkable()
+    }
+
+    /// Whether there are calls that [`Dispatcher::unload`] would give away.
+    fn has_parkable(&self) -> bool {
+        let buries = |batch: &Batch| matches!(batch.state, BatchState::Burying | BatchState::Grave);
+        let busy = |lane: LaneId| self.batches.values().any(|batch| buries(batch) && batch.lanes().contains(&lane));
+        let gives = |batch: &Batch| !batch.is_replay() && !batch.is_orphan() && !buries(batch);
+        self.batches.values().any(gives)
+            || self.lanes.partitions().into_iter().any(|lane| self.lanes.queued(lane).0 > 0 && !busy(lane))
     }
 
     /// When what waits here should be parked, if nothing changes until then.
@@ -396,17 +422,23 @@ impl Dispatcher {
         if !is_try && under_way >= self.limits.in_flight_max.min(self.concurrency.limit()) {
             return Action::Wait(None);
         }
-        let may_go = |batch: &Batch| batch.is_due(now) || (is_try && batch.may_try());
-        let due = self.batches.iter().filter(|(_, batch)| may_go(batch)).map(|(id, batch)| (*id, batch.due_len()));
-        if let Some((id, items)) = due.min() {
+        if let Some((id, items)) = self.due(false, is_try, now) {
             return self.within_rate(items, now).unwrap_or_else(|| self.send(id));
         }
-        let retry = self.batches.values().filter_map(Batch::retry_at).min();
+        let retry = self.batches.values().filter_map(Batch::retry_at).filter(|at| *at > now).min();
         match self.fill(under_way, is_try, now) {
             Ok(Some(id)) => self.send(id),
             Ok(None) => Action::Wait(retry),
             Err(later) => Action::Wait(Some(retry.map_or(later, |retry| retry.min(later)))),
         }
+    }
+
+    /// The oldest batch whose time has come (as a try, also ahead of its time) and its next request's items: of dead letters
+    /// on their way back, or of everything else.
+    fn due(&self, replay: bool, is_try: bool, now: Duration) -> Option<(BatchId, usize)> {
+        let may_go = |batch: &Batch| batch.is_due(now) || (is_try && batch.may_try());
+        let due = self.batches.iter().filter(|(_, batch)| batch.is_replay() == replay && may_go(batch));
+        due.map(|(id, batch)| (*id, batch.due_len())).min()
     }
 
     /// Takes a batch's cost from the rate budget, or gives the wait.
@@ -419,7 +451,9 @@ impl Dispatcher {
     fn send(&mut self, id: BatchId) -> Action {
         match self.batches.get_mut(&id) {
             Some(batch) => {
-                self.breaker.trying();
+                if self.breaker.trying() {
+                    self.trying = Some(id);
+                }
                 let (items, attempts) = batch.start();
                 Action::Send { batch: id, items, attempts }
             }
@@ -429,7 +463,7 @@ impl Dispatcher {
 
     /// Makes a batch from the fronts of idle lanes, if it is time. `Err` says when it will be.
     fn fill(&mut self, under_way: usize, is_try: bool, now: Duration) -> Result<Option<BatchId>, Duration> {
-        let Some((oldest, full)) = self.lanes.ready(&self.limits) else { return self.fill_replay(now) };
+        let Some((oldest, full)) = self.lanes.ready(&self.limits) else { return self.fill_replay(is_try, now) };
         let due = oldest + self.limits.linger;
         if !full && under_way > 0 && !is_try && now < due {
             return Err(due);
@@ -439,8 +473,17 @@ impl Dispatcher {
         Ok(Some(self.begin(parts, now)))
     }
 
-    /// Makes a batch of dead letters on their way back, when nothing else is to be sent.
-    fn fill_replay(&mut self, now: Duration) -> Result<Option<BatchId>, Duration> {
+    /// A batch of dead letters on their way back, when nothing else is to be sent: halves and repeats of an earlier one, or
+    /// a new one.
+    fn fill_replay(&mut self, is_try: bool, now: Duration) -> Result<Option<BatchId>, Duration> {
+        if let Some((id, items)) = self.due(true, is_try, now) {
+            let items = u32::try_from(items).unwrap_or(u32::MAX);
+            self.replay_rate.take(items, now).map_err(|wait| now + wait)?;
+            if let Some(rate) = &mut self.rate {
+                rate.take(items, now).map_err(|wait| now + wait)?;
+            }
+            return Ok(Some(id));
+        }
         if !self.lanes.replay_ready() {
             return Ok(None);
         }
@@ -477,56 +520,59 @@ impl Dispatcher {
         now: Duration,
         chance: f64,
     ) -> Vec<Finished> {
+        let tried = self.trying.take_if(|trying| *trying == id).is_some();
+        let when = When { took: time, now, chance, tried };
         let finished = match response {
             Response::Answered { answer: Answer::Accepted, .. } => {
-                self.works(time, now);
+                self.works(when);
                 self.batches.get_mut(&id).map_or(Vec::new(), Batch::accept)
             }
             Response::Answered { answer: Answer::Refused, status } => {
-                self.works(time, now);
+                self.works(when);
                 if let Some(batch) = self.batches.get_mut(&id) {
                     batch.refuse(status);
                 }
                 Vec::new()
             }
             Response::Answered { answer: Answer::Throttled(wait), .. } => {
-                let until = now + self.back_off(id, wait, now, chance);
+                let until = now + self.back_off(id, wait, when);
                 // A refusal for speed without a number holds for the whole connection as one with a number does.
                 self.closed_until = self.closed_until.max(until);
-                self.breaker.pushed_back(until);
+                self.breaker.pushed_back(until, tried);
                 self.concurrency.pushed_back(time, now);
                 self.stalled_since.get_or_insert(now);
                 Vec::new()
             }
             Response::Answered { answer: Answer::Unavailable(wait), status } => {
-                let back_off = self.back_off(id, wait, now, chance);
+                let back_off = self.back_off(id, wait, when);
                 if wait.is_some() {
                     self.closed_until = self.closed_until.max(now + back_off);
                 }
-                self.failed(Trouble::Unavailable(status), time, now, chance);
+                self.failed(Trouble::Unavailable(status), when);
                 Vec::new()
             }
             Response::Unanswered => {
-                self.back_off(id, None, now, chance);
-                self.failed(Trouble::Unavailable(0), time, now, chance);
+                self.back_off(id, None, when);
+                self.failed(Trouble::Unavailable(0), when);
                 Vec::new()
             }
             Response::Answered { answer: Answer::Unauthorized, status } => {
-                self.hold(id, Trouble::Unauthorized(status), time, now, chance)
+                self.hold(id, Trouble::Unauthorized(status), when)
             }
             Response::Answered { answer: Answer::Misconfigured, status } => {
-                self.hold(id, Trouble::Misconfigured(status), time, now, chance)
+                self.hold(id, Trouble::Misconfigured(status), when)
             }
-            Response::Forbidden => self.hold(id, Trouble::Forbidden, time, now, chance),
+            Response::Forbidden => self.hold(id, Trouble::Forbidden, when),
         };
         self.release(id);
         finished
     }
 
     /// The connection answers as one that works.
-    fn works(&mut self, time: Duration, now: Duration) {
-        self.stalled_since = None;
-        self.concurrency.answered(time, now);
+    fn works(&mut self, when: When) {
+        // A pause is no less one because an answer comes after it.
+        self.stalled_since.take_if(|_| !self.paused);
+        self.concurrency.answered(when.took, when.now);
         if self.breaker.works() {
             self.recovered();
         }
@@ -534,28 +580,30 @@ impl Dispatcher {
 
     /// What waited for the end of an outage goes on, one request first.
     fn recovered(&mut self) {
+        self.trying = None;
         self.breaker = Breaker::new();
         self.concurrency.begin_again();
         self.batches.values_mut().for_each(Batch::wake);
     }
 
-    fn failed(&mut self, trouble: Trouble, time: Duration, now: Duration, chance: f64) {
-        self.stalled_since.get_or_insert(now);
-        self.concurrency.pushed_back(time, now);
-        self.breaker.failed(trouble, now, chance);
+    fn failed(&mut self, trouble: Trouble, when: When) {
+        self.stalled_since.get_or_insert(when.now);
+        self.concurrency.pushed_back(when.took, when.now);
+        self.breaker.failed(trouble, when.tried, when.now, when.chance);
     }
 
-    fn hold(&mut self, id: BatchId, trouble: Trouble, time: Duration, now: Duration, chance: f64) -> Vec<Finished> {
+    fn hold(&mut self, id: BatchId, trouble: Trouble, when: When) -> Vec<Finished> {
         if let Some(batch) = self.batches.get_mut(&id) {
             batch.hold();
         }
-        self.failed(trouble, time, now, chance);
+        self.failed(trouble, when);
         Vec::new()
     }
 
     /// Lets a batch wait for its next attempt, at least as long as the server asked for.
-    fn back_off(&mut self, id: BatchId, wait: Option<Duration>, now: Duration, chance: f64) -> Duration {
-        let back_off = self.batches.get_mut(&id).map(|batch| batch.back_off(self.limits.backoff, chance, now));
+    fn back_off(&mut self, id: BatchId, wait: Option<Duration>, when: When) -> Duration {
+        let limits = self.limits.backoff;
+        let back_off = self.batches.get_mut(&id).map(|batch| batch.back_off(limits, when.chance, when.now));
         wait.or(back_off).unwrap_or_default()
     }
 
@@ -583,7 +631,7 @@ impl Dispatcher {
         for id in ids {
             let Some(batch) = self.batches.get_mut(&id) else { continue };
             let items = match batch.state {
-                _ if batch.lanes().contains(&LaneId::Replay) || batch.is_orphan() => continue,
+                _ if batch.is_replay() || batch.is_orphan() => continue,
                 BatchState::Burying | BatchState::Grave => {
                     busy.extend(batch.lanes().iter().copied());
                     continue;
@@ -607,6 +655,22 @@ impl Dispatcher {
             }
         }
         unloaded.into_iter().collect()
+    }
+
+    /// Drops what waits in a lane. Returns whether the lane is free: while a request of it is under way, or one of its calls
+    /// is on its way to the dead letters, it is to be called again.
+    pub fn close(&mut self, lane: LaneId) -> bool {
+        let waits = |batch: &Batch| batch.may_try() && batch.lanes().contains(&lane);
+        let ids: Vec<BatchId> = self.batches.iter().filter(|(_, batch)| waits(batch)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(batch) = self.batches.remove(&id) else { continue };
+            self.lanes.unlock(batch.lanes());
+            for item in batch.dissolve().into_iter().rev().filter(|item| item.ticket.lane() != lane) {
+                self.lanes.push_front(item);
+            }
+        }
+        drop(self.lanes.empty(lane));
+        !self.lanes.is_locked(lane)
     }
 
     fn release(&mut self, id: BatchId) {

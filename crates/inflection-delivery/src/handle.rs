@@ -115,9 +115,9 @@ impl DeliveryHandle {
         self.shared.journal.lock().unwrap_or_else(PoisonError::into_inner).of(id_of(message_id))
     }
 
-    /// How far a partition has come now; what is stored may be some moments older.
+    /// How far a partition has come now, if it is served here; what is stored may be some moments older.
     #[must_use]
     pub fn progress(&self, partition: u16) -> Option<DeliveryProgress> {
-        self.shared.tracked.get(usize::from(partition)).map(|tracked| tracked.progress())
+        self.shared.tracked.get(usize::from(partition)).and_then(|tracked| tracked.progress())
     }
 }

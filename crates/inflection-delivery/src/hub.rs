@@ -68,6 +68,9 @@ impl Hub {
 
     /// Puts a configuration into force: what is new starts, what has changed is told so, what is gone leaves.
     pub(crate) async fn configure(&mut self, workspaces: &[Workspace]) -> Result<(), DeliveryError> {
+        // A partition that opens meanwhile must be told to every connection.
+        let opening = Arc::clone(&self.shared.opening);
+        let _opening = opening.lock().await;
         let mut wanted = BTreeMap::new();
         for workspace in workspaces {
             for connection in &workspace.connections {
@@ -118,20 +121,19 @@ impl Hub {
 
     async fn connect(&mut self, key: &ConnectionKey, settings: &Connection) -> Result<Entry, DeliveryError> {
         let client = self.client(&key.0, settings)?;
-        let mut parked = Vec::new();
+        let (inbox, commands) = mpsc::channel(INBOX_MAX);
+        let shared = self.shared.clone();
+        let mut sender = Sender::new(key.clone(), settings.clone(), client.clone(), self.limits, commands, shared)?;
+        // Before it sends anything.
+        self.control.of(key).into_iter().for_each(|command| sender.obey(command));
+        sender.obey(self.shared.share.command());
         for (partition, tracked) in (0u16..).zip(self.shared.tracked.iter()) {
             if tracked.has_parked(key)
                 && let Some(last) = self.shared.bus.last(&parked_log(key, partition)?).await?
             {
-                parked.push((partition, last.sequence));
+                sender.obey(Command::Open { partition, last: last.sequence });
             }
         }
-        let (inbox, commands) = mpsc::channel(INBOX_MAX);
-        let shared = self.shared.clone();
-        let mut sender =
-            Sender::new(key.clone(), settings.clone(), client.clone(), self.limits, commands, shared, &parked)?;
-        // Before it sends anything.
-        self.control.of(key).into_iter().for_each(|command| sender.obey(command));
         let dead = dead_letter_log(&key.0, &key.1)?;
         let outlet =
             Outlet { key: key.clone(), settings: Arc::new(settings.clone()), inbox, flags: sender.flags(), dead };
@@ -201,7 +203,8 @@ impl Hub {
     }
 }
 
-async fn tell(entry: &Entry, command: Command) {
+/// Tells a connection something. One that has ended has nothing in hand.
+pub(crate) async fn tell(entry: &Entry, command: Command) {
     if entry.outlet.inbox.send(command).await.is_err() {
         tracing::debug!(connection = %entry.outlet.key.1, "a connection has ended");
     }

@@ -67,8 +67,9 @@ pub(crate) struct Park {
 }
 
 impl Park {
-    /// A lane whose log ends at `last` and was sent up to `released`.
-    pub(crate) fn new(last: u64, released: u64) -> Self {
+    /// A lane whose log ends at `last` and was sent up to `released`. `generation` must be beyond those of earlier lanes of
+    /// its name: what was begun for them must not be taken for this one's.
+    pub(crate) fn new(last: u64, released: u64, generation: u64) -> Self {
         let mode = if last > released { Mode::Parked } else { Mode::Live };
         Self {
             mode,
@@ -78,7 +79,7 @@ impl Park {
             read: released.min(last),
             reading: false,
             ended: VecDeque::new(),
-            generation: 0,
+            generation,
         }
     }
 
@@ -110,7 +111,8 @@ impl Park {
         self.mode = Mode::Parked;
         self.read = released.min(self.last);
         self.reading = false;
-        self.ended = ended.into();
+        // What had ended of a lane that was parked before lies behind what has ended since.
+        self.ended = ended.into_iter().chain(self.ended.drain(..)).collect();
         self.generation += 1;
         let own = |item: &Item| matches!(item.ticket, Ticket::Decision { .. });
         self.waiting.extend(unloaded.into_iter().filter(own));
@@ -124,6 +126,11 @@ impl Park {
     /// So many calls of the request that was under way when the lane was parked were accepted: the first of the log.
     pub(crate) fn orphans_accepted(&mut self, count: usize) {
         self.ended.push_back((Fate::Accepted, count));
+    }
+
+    /// How many of the first calls of what is to be read have ended already.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.iter().map(|(_, count)| count).sum()
     }
 
     /// The next thing to do. To be asked again until there is nothing.
@@ -191,9 +198,10 @@ impl Park {
         Some(ended)
     }
 
-    /// Begins a look for calls that have waited too long, from this sequence on, unless the lane is being read.
-    pub(crate) fn look(&mut self) -> Option<u64> {
-        let due = self.is_parked() && !self.reading && self.ended.is_empty() && self.read < self.last;
+    /// Begins a look for calls that have waited too long, from this sequence on, unless the lane is being read, or a
+    /// request is under way whose calls are the first of the log.
+    pub(crate) fn look(&mut self, orphaned: bool) -> Option<u64> {
+        let due = !orphaned && self.is_parked() && !self.reading && self.ended.is_empty() && self.read < self.last;
         self.reading = self.reading || due;
         due.then_some(self.read)
     }
@@ -208,3 +216,6 @@ impl Park {
         wanted
     }
 }
+
+#[cfg(test)]
+mod tests;

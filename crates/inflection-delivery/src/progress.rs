@@ -46,9 +46,14 @@ pub enum ProgressError {
 /// # Errors
 /// [`ProgressError`] when it cannot be read.
 pub async fn load_progress(bus: &Bus, partition: u16) -> Result<DeliveryProgress, ProgressError> {
+    load_revision(bus, partition).await.map(|(progress, _)| progress)
+}
+
+/// The same with the record's revision.
+pub(crate) async fn load_revision(bus: &Bus, partition: u16) -> Result<(DeliveryProgress, Option<u64>), ProgressError> {
     match bus.get_record(&progress_key(partition)).await? {
-        Some(record) => Ok(DeliveryProgress::decode(&record.value)?),
-        None => Ok(DeliveryProgress::default()),
+        Some(record) => Ok((DeliveryProgress::decode(&record.value)?, Some(record.revision))),
+        None => Ok((DeliveryProgress::default(), None)),
     }
 }
 
@@ -68,71 +73,108 @@ impl From<room::Held> for Hold {
     }
 }
 
-/// What the tasks of one partition share.
+/// A partition that is served here.
 #[derive(Debug)]
+struct Open {
+    books: Books<Hold>,
+    /// Of the progress record as it was last read or written here: a write that finds another one is a former owner's.
+    revision: Option<u64>,
+}
+
+/// What the tasks of one partition share. A partition that is not served here has no books.
+#[derive(Debug, Default)]
 pub(crate) struct Tracked {
-    books: Mutex<Books<Hold>>,
+    open: Mutex<Option<Open>>,
     moved: Notify,
 }
 
 impl Tracked {
-    pub(crate) fn new(books: Books<Hold>) -> Arc<Self> {
-        Arc::new(Self { books: Mutex::new(books), moved: Notify::new() })
+    fn look<T>(&self, look: impl FnOnce(&mut Books<Hold>) -> T) -> Option<T> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.as_mut().map(|open| look(&mut open.books))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut Books<Hold>) -> T) -> T {
-        look(&mut self.books.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Begins with these books, stored under this revision.
+    pub(crate) fn open(&self, books: Books<Hold>, revision: Option<u64>) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open { books, revision });
+    }
+
+    /// Forgets the books: what still comes of earlier work counts for nobody.
+    pub(crate) fn close(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Changes the books; `change` says whether a position moved.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Books<Hold>) -> bool) {
-        if self.look(change) {
+        if self.look(change) == Some(true) {
             self.moved.notify_one();
         }
     }
 
     /// The books as they are written together with the next `parked` calls.
     pub(crate) fn with_parked(&self, key: &ConnectionKey, parked: usize) -> Option<ConnectionTotals> {
-        self.look(|books| books.with_parked(key, parked))
+        self.look(|books| books.with_parked(key, parked)).flatten()
     }
 
     pub(crate) fn forget_releases(&self, key: &ConnectionKey) -> (u64, Vec<(Fate, usize)>) {
-        self.look(|books| books.forget_releases(key))
+        self.look(|books| books.forget_releases(key)).unwrap_or_default()
+    }
+
+    fn totals<T: Default>(&self, key: &ConnectionKey, look: impl FnOnce(&ConnectionTotals) -> T) -> T {
+        self.look(|books| books.totals(key).map(look)).flatten().unwrap_or_default()
     }
 
     /// Up to where the parked log was sent.
     pub(crate) fn released(&self, key: &ConnectionKey) -> u64 {
-        self.look(|books| books.totals(key).map_or(0, |totals| totals.released_through))
+        self.totals(key, |totals| totals.released_through)
     }
 
     /// Whether anything was ever parked: then the log has a last message, the fence of the next.
     pub(crate) fn has_parked(&self, key: &ConnectionKey) -> bool {
-        self.look(|books| books.totals(key).is_some_and(|totals| totals.parked > 0))
+        self.totals(key, |totals| totals.parked > 0)
     }
 
     /// Calls that lie parked.
     pub(crate) fn parked(&self, key: &ConnectionKey) -> u64 {
-        self.look(|books| books.totals(key).map_or(0, ConnectionTotals::still_parked))
+        self.totals(key, ConnectionTotals::still_parked)
     }
 
-    pub(crate) fn progress(&self) -> DeliveryProgress {
+    /// How far the partition has come, if it is served here.
+    pub(crate) fn progress(&self) -> Option<DeliveryProgress> {
         self.look(|books| books.progress())
     }
 
-    /// Keeps the stored progress up with the books, until `finish`; then stores it a last time.
-    pub(crate) async fn keep(self: Arc<Self>, bus: Bus, partition: u16, finish: CancellationToken) {
-        let mut stored = self.progress();
+    fn revision(&self) -> Option<u64> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|open| open.revision)
+    }
+
+    fn set_revision(&self, revision: u64) {
+        if let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            open.revision = Some(revision);
+        }
+    }
+
+    /// Keeps the stored progress up with the books, until `finish`; then stores it a last time. Returns `false` as soon as
+    /// another owner has stored some: then this one is one no more.
+    pub(crate) async fn keep(self: Arc<Self>, bus: Bus, partition: u16, finish: CancellationToken) -> bool {
+        let mut stored = None;
         let (mut purged, mut purge_at) = (BTreeMap::new(), Instant::now() + PURGE_EVERY);
         loop {
-            let finishing = tokio::select! {
-                biased;
-                () = self.moved.notified() => finish.is_cancelled(),
-                () = finish.cancelled() => true,
-            };
+            // The first write says to a former owner that it is one.
+            let finishing = finish.is_cancelled();
             let progress = self.progress();
-            if progress != stored {
-                match bus.put_record(&progress_key(partition), Expected::Anything, progress.encode()).await {
-                    Ok(_) => stored = progress,
+            if let Some(progress) = progress.filter(|progress| stored.as_ref() != Some(progress)) {
+                let expected = self.revision().map_or(Expected::Absent, Expected::Revision);
+                match bus.put_record(&progress_key(partition), expected, progress.encode()).await {
+                    Ok(revision) => {
+                        self.set_revision(revision);
+                        stored = Some(progress);
+                    }
+                    Err(RecordError::Conflict) => match self.settle(&bus, partition, &progress).await {
+                        Some(true) => stored = Some(progress),
+                        Some(false) => return false,
+                        None => pause(RETRY_WAIT, &finish).await,
+                    },
                     Err(error) => {
                         tracing::warn!(partition, %error, "progress could not be stored yet");
                         self.moved.notify_one();
@@ -141,14 +183,32 @@ impl Tracked {
                 }
             }
             if finishing || Instant::now() > purge_at {
-                purge(&bus, partition, &stored, &mut purged).await;
+                if let Some(stored) = &stored {
+                    purge(&bus, partition, stored, &mut purged).await;
+                }
                 purge_at = Instant::now() + PURGE_EVERY;
             }
             if finishing {
-                return;
+                return true;
             }
             pause(WRITE_EVERY, &finish).await;
+            tokio::select! {
+                biased;
+                () = self.moved.notified() => {}
+                () = finish.cancelled() => {}
+            }
         }
+    }
+
+    /// Whether the record that stands against a write is that very write, whose answer was lost. `None` when it cannot be
+    /// read now.
+    async fn settle(&self, bus: &Bus, partition: u16, progress: &DeliveryProgress) -> Option<bool> {
+        let found = bus.get_record(&progress_key(partition)).await.ok()?;
+        let ours = found.filter(|record| record.value == progress.encode());
+        if let Some(record) = &ours {
+            self.set_revision(record.revision);
+        }
+        Some(ours.is_some())
     }
 }
 

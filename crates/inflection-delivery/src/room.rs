@@ -132,8 +132,9 @@ mod tests {
                 before = parts.len();
                 parts.extend((0..greedy).filter_map(|number| room.try_hold(&key(number), 1)));
             }
-            assert_eq!(room.held_bytes(), 1_000 * greedy / (greedy + 1), "{greedy} greedy");
-            assert!(room.try_hold(&key(greedy), 1_000 / (greedy + 1)).is_some(), "room for one more");
+            let fair = 1_000 * greedy / (greedy + 1);
+            assert!((fair..=fair + greedy).contains(&room.held_bytes()), "{greedy} greedy: {}", room.held_bytes());
+            assert!(room.try_hold(&key(greedy), 1_000 / (greedy + 1) - greedy).is_some(), "room for one more");
             drop(parts);
             assert_eq!(room.held_bytes(), 0);
         }

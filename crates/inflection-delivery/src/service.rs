@@ -1,31 +1,37 @@
 //! All partitions and all connections, and how they start, change and leave.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use inflection_bus::{Bus, InvalidName, Log, ReadError};
 use inflection_control::Directory;
 use inflection_domain::{ConnectionId, WorkspaceId};
+use inflection_ownership::{Change, Shares, StopWait};
 use inflection_segment::ClientError;
 use inflection_wire::{DecodeError, Installation, ParkedBatch};
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::books::{Books, ConnectionKey};
-use crate::connection::{Failure, Shared, of_log};
+use crate::connection::{Command, Failure, Share, Shared, of_log};
 use crate::control::Control;
 use crate::dispatcher::Limits;
 use crate::handle::DeliveryHandle;
-use crate::hub::Hub;
+use crate::hub::{Entries, Entry, Hub, tell};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
 use crate::partition::{Common, PartitionError, Reading};
-use crate::progress::{Hold, ProgressError, Tracked, load_progress};
+use crate::progress::{ProgressError, Tracked, load_revision};
 use crate::room::Room;
 
 /// Rendered bytes that wait for Segment, over all connections: what the memory of this stage is bounded by.
 const ROOM_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long requests of a partition that is let go of may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait before a partition is taken up again that another owner had written to.
+const REOPEN_WAIT: Duration = Duration::from_secs(1);
 
 /// What delivery is told.
 #[derive(Debug)]
@@ -98,25 +104,27 @@ pub enum DeliveryError {
     Panicked(#[source] JoinError),
 }
 
-/// Starts delivery: gives a handle, and the stage itself to be awaited.
+/// Starts delivery: gives a handle, and the stage itself to be awaited. It serves the partitions it is given, each until it
+/// is taken away, and ends when there will be none.
 ///
 /// # Errors
-/// [`DeliveryError`] when a connection cannot be set up or progress cannot be read.
+/// [`DeliveryError`] when a connection cannot be set up or the bus cannot be read.
 pub async fn start(
     config: DeliveryConfig,
     bus: Bus,
     metrics: DeliveryMetrics,
-    shutdown: CancellationToken,
+    shares: Shares,
 ) -> Result<(DeliveryHandle, impl Future<Output = Result<(), DeliveryError>> + Send), DeliveryError> {
-    let books = books(&bus, &config.installation).await?;
-    let positions: Vec<u64> = books.iter().map(Books::read_through).collect();
+    let partitions = config.installation.partitions.get();
     let shared = Shared {
         bus: bus.clone(),
-        tracked: Arc::new(books.into_iter().map(Tracked::new).collect()),
+        tracked: Arc::new((0..partitions).map(|_| Arc::default()).collect()),
         metrics: metrics.clone(),
         room: Room::new(ROOM_BYTES_MAX),
         journal: Arc::new(Mutex::new(Journal::default())),
         park_after: config.park_after,
+        share: Share::new(partitions),
+        opening: Arc::default(),
     };
     let common = Arc::new(Common {
         bus: bus.clone(),
@@ -126,88 +134,158 @@ pub async fn start(
         parking: Common::parking(),
         metrics,
     });
-    let control = Control::start(&bus).await?;
+    let (control, shutdown) = (Control::start(&bus).await?, CancellationToken::new());
     let mut hub = Hub::new(shared.clone(), Arc::clone(&common), control, config.limits, shutdown.clone());
     hub.configure(&config.directory.current()).await?;
-    let mut readings = Vec::new();
-    for (partition, after) in (0u16..).zip(positions) {
-        let Some(tracked) = shared.tracked.get(usize::from(partition)).map(Arc::clone) else { continue };
-        let log = Log::new(&format!("decisions.{partition}"))?;
-        readings.push(Reading { partition, log, after, tracked, common: Arc::clone(&common) });
-    }
     let handle = DeliveryHandle::new(shared.clone(), hub.entries());
-    Ok((handle, run(readings, hub, config.directory, shared, shutdown)))
+    let service = Service { shared, common, entries: hub.entries() };
+    Ok((handle, run(Arc::new(service), hub, config.directory, shares, shutdown)))
 }
 
-/// The books of all partitions: what was stored as progress, or in a parked log by a life that could not store it.
-async fn books(bus: &Bus, installation: &Installation) -> Result<Vec<Books<Hold>>, DeliveryError> {
-    let mut books = Vec::new();
-    for partition in installation.partitions.all().map(|partition| partition.index()) {
-        let progress =
-            load_progress(bus, partition).await.map_err(|source| DeliveryError::Progress { partition, source })?;
-        books.push(progress);
-    }
-    let mut parked: BTreeMap<u16, Vec<(ConnectionKey, Log)>> = BTreeMap::new();
-    for log in bus.logs("parked").await? {
-        if let Some((key, partition)) = of_log(&log) {
-            parked.entry(partition).or_default().push((key, log));
-        }
-    }
-    let mut opened = Vec::new();
-    for (partition, progress) in (0u16..).zip(books) {
-        let mut totals = Vec::new();
-        for (key, log) in parked.remove(&partition).unwrap_or_default() {
-            let Some(last) = bus.last(&log).await? else { continue };
-            let damaged = |source| DeliveryError::Damaged { log: log.clone(), source };
-            totals.push((key, ParkedBatch::decode_totals(last.payload).map_err(damaged)?));
-        }
-        opened.push(Books::new(progress, totals));
-    }
-    Ok(opened)
-}
-
-/// Readers leave first, then what is under way is answered, then progress is stored a last time.
+/// Serves partitions as they come and go. When there will be none, connections leave too.
 async fn run(
-    readings: Vec<Reading>,
+    service: Arc<Service>,
     hub: Hub,
     directory: Directory,
-    shared: Shared,
+    mut shares: Shares,
     shutdown: CancellationToken,
 ) -> Result<(), DeliveryError> {
-    let finish = CancellationToken::new();
-    let mut keeping = JoinSet::new();
-    for (partition, tracked) in (0u16..).zip(shared.tracked.iter()) {
-        keeping.spawn(Arc::clone(tracked).keep(shared.bus.clone(), partition, finish.clone()));
-    }
-    let mut stages = JoinSet::new();
-    let guard = shutdown.clone().drop_guard();
-    stages.spawn(async move {
-        // When connections cannot go on, or panic, the stage must not go on without them.
-        let outcome = hub.run(directory).await;
-        drop(guard);
-        outcome
-    });
-    let mut reading = JoinSet::new();
-    for task in readings {
-        let (partition, shutdown) = (task.partition, shutdown.clone());
-        reading.spawn(async move {
-            task.run(shutdown).await.map_err(|source| DeliveryError::Partition { partition, source })
-        });
-    }
-    let mut outcome = Ok(());
-    while let Some(ended) = reading.join_next().await {
-        if let Err(error) = ended.map_err(DeliveryError::Panicked).flatten() {
-            // One partition that cannot go on ends the stage: whoever restarts it looks at why.
-            shutdown.cancel();
-            outcome = outcome.and(Err(error));
+    let mut connections = JoinSet::new();
+    connections.spawn(hub.run(directory));
+    let mut serving: JoinSet<Result<u16, DeliveryError>> = JoinSet::new();
+    let mut served: BTreeMap<u16, (CancellationToken, Option<StopWait>)> = BTreeMap::new();
+    let mut open = true;
+    while open || !serving.is_empty() {
+        tokio::select! {
+            change = shares.next(), if open => match change {
+                Some(Change::Start(partition)) => {
+                    let stop = CancellationToken::new();
+                    served.insert(partition, (stop.clone(), None));
+                    let service = Arc::clone(&service);
+                    serving.spawn(async move { service.serve(partition, stop).await.map(|()| partition) });
+                }
+                Some(Change::Stop(partition, wait)) => {
+                    if let Some((stop, waiting)) = served.get_mut(&partition) {
+                        stop.cancel();
+                        *waiting = Some(wait);
+                    }
+                }
+                None => open = false,
+            },
+            Some(ended) = serving.join_next() => {
+                // Whoever waits for the partition is told by this. One that cannot go on ends the stage.
+                served.remove(&ended.map_err(DeliveryError::Panicked)??);
+            }
+            Some(ended) = connections.join_next() => return ended.map_err(DeliveryError::Panicked)?,
         }
     }
-    while let Some(ended) = stages.join_next().await {
-        outcome = outcome.and(ended.map_err(DeliveryError::Panicked).flatten());
+    shutdown.cancel();
+    match connections.join_next().await {
+        Some(ended) => ended.map_err(DeliveryError::Panicked)?,
+        None => Ok(()),
     }
-    finish.cancel();
-    while let Some(ended) = keeping.join_next().await {
-        outcome = outcome.and(ended.map_err(DeliveryError::Panicked));
+}
+
+/// What serving a partition takes.
+#[derive(Debug)]
+struct Service {
+    shared: Shared,
+    common: Arc<Common>,
+    entries: Entries,
+}
+
+impl Service {
+    /// Serves a partition until `stop`. When another owner turns up it is let go of, and taken up again if this worker is
+    /// not told to stop.
+    async fn serve(&self, partition: u16, stop: CancellationToken) -> Result<(), DeliveryError> {
+        let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { return Ok(()) };
+        while !stop.is_cancelled() {
+            let after = self.open(partition, tracked).await?;
+            let finish = CancellationToken::new();
+            let mut keeping = JoinSet::new();
+            keeping.spawn(Arc::clone(tracked).keep(self.shared.bus.clone(), partition, finish.clone()));
+            let log = Log::new(&format!("decisions.{partition}"))?;
+            let (common, tracked) = (Arc::clone(&self.common), Arc::clone(tracked));
+            let reading = Reading { partition, log, after, tracked: Arc::clone(&tracked), common };
+            let read = tokio::select! {
+                biased;
+                kept = keeping.join_next() => {
+                    tracing::warn!(partition, ?kept, "another owner has stored progress; this one lets go");
+                    Ok(())
+                }
+                read = reading.run(stop.clone()) => read,
+            };
+            self.close(partition).await;
+            finish.cancel();
+            while let Some(kept) = keeping.join_next().await {
+                kept.map_err(DeliveryError::Panicked)?;
+            }
+            tracked.close();
+            read.map_err(|source| DeliveryError::Partition { partition, source })?;
+            if !stop.is_cancelled() {
+                pause(REOPEN_WAIT, &stop).await;
+            }
+        }
+        Ok(())
     }
-    outcome
+
+    /// Reads where a partition stands and tells every connection; gives where reading begins.
+    async fn open(&self, partition: u16, tracked: &Tracked) -> Result<u64, DeliveryError> {
+        let _opening = self.shared.opening.lock().await;
+        let bus = &self.shared.bus;
+        let (progress, revision) =
+            load_revision(bus, partition).await.map_err(|source| DeliveryError::Progress { partition, source })?;
+        let mut parked = Vec::new();
+        for log in bus.logs("parked").await? {
+            let Some((key, _)) = of_log(&log).filter(|(_, number)| *number == partition) else { continue };
+            let Some(last) = bus.last(&log).await? else { continue };
+            let damaged = |source| DeliveryError::Damaged { log: log.clone(), source };
+            parked.push((key, last.sequence, ParkedBatch::decode_totals(last.payload).map_err(damaged)?));
+        }
+        let lasts: Vec<(ConnectionKey, u64)> = parked.iter().map(|(key, last, _)| (key.clone(), *last)).collect();
+        let totals = parked.into_iter().map(|(key, _, totals)| (key, totals)).collect();
+        let books = Books::new(progress, totals);
+        let after = books.read_through();
+        tracked.open(books, revision);
+        self.shared.share.change(true);
+        for entry in self.all() {
+            let last = lasts.iter().find(|(key, _)| *key == entry.outlet.key);
+            if let Some((_, last)) = last {
+                tell(&entry, Command::Open { partition, last: *last }).await;
+            }
+            tell(&entry, self.shared.share.command()).await;
+        }
+        Ok(after)
+    }
+
+    /// Waits until no connection has anything of a partition in hand any more.
+    async fn close(&self, partition: u16) {
+        self.shared.share.change(false);
+        let mut waits = Vec::new();
+        for entry in self.all() {
+            let (done, wait) = oneshot::channel();
+            tell(&entry, Command::Close { partition, done }).await;
+            tell(&entry, self.shared.share.command()).await;
+            waits.push(wait);
+        }
+        let all = async {
+            for wait in waits {
+                let _told_or_ended = wait.await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, all).await.is_err() {
+            tracing::warn!(partition, "requests did not end in time; their calls are sent again, under equal ids");
+        }
+    }
+
+    fn all(&self) -> Vec<Entry> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+async fn pause(time: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = stop.cancelled() => {}
+    }
 }

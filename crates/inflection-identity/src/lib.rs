@@ -18,8 +18,10 @@ use inflection_domain::{PartitionCount, Policy, WorkspaceId};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use inflection_ownership::{Change, Shares, StopWait};
 pub use metrics::IdentityMetrics;
 pub use partition::PartitionError;
+use partition::Worker;
 pub use step::{Position, Step};
 
 /// What identity is told.
@@ -65,7 +67,7 @@ pub enum IdentityError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
-/// Folds all partitions until `shutdown`, then finishes the steps in hand.
+/// Folds the partitions it is given, each until it is taken away: then the step in hand is finished.
 ///
 /// # Errors
 /// [`IdentityError`] when a partition's log is damaged or the store has failed: the process should end, so that whoever
@@ -74,19 +76,37 @@ pub async fn run(
     config: IdentityConfig,
     bus: Bus,
     metrics: IdentityMetrics,
-    shutdown: CancellationToken,
+    mut shares: Shares,
 ) -> Result<(), IdentityError> {
-    let mut tasks = JoinSet::new();
-    for partition in config.partitions.all() {
-        let worker = partition::Worker::new(partition, &bus, config.directory.clone(), metrics.clone())?;
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            let named = |source| IdentityError::Partition { partition: partition.index(), source };
-            worker.run(shutdown).await.map_err(named)
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended.map_err(IdentityError::Panicked)??;
+    let mut tasks: JoinSet<Result<u16, IdentityError>> = JoinSet::new();
+    let mut served: HashMap<u16, (CancellationToken, Option<StopWait>)> = HashMap::new();
+    let mut open = true;
+    while open || !tasks.is_empty() {
+        tokio::select! {
+            change = shares.next(), if open => match change {
+                Some(Change::Start(number)) => {
+                    let Some(partition) = config.partitions.all().find(|one| one.index() == number) else { continue };
+                    let worker = Worker::new(partition, &bus, config.directory.clone(), metrics.clone())?;
+                    let stop = CancellationToken::new();
+                    served.insert(number, (stop.clone(), None));
+                    tasks.spawn(async move {
+                        let named = |source| IdentityError::Partition { partition: number, source };
+                        worker.run(stop).await.map(|()| number).map_err(named)
+                    });
+                }
+                Some(Change::Stop(number, wait)) => {
+                    if let Some((stop, waiting)) = served.get_mut(&number) {
+                        stop.cancel();
+                        *waiting = Some(wait);
+                    }
+                }
+                None => open = false,
+            },
+            Some(ended) = tasks.join_next() => {
+                // Whoever waits for the partition is told by this.
+                served.remove(&ended.map_err(IdentityError::Panicked)??);
+            }
+        }
     }
     Ok(())
 }

@@ -24,6 +24,9 @@ const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before an append is tried again.
 const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// Wait after another owner has written, before the state is read anew.
+const FENCED_WAIT: Duration = Duration::from_millis(500);
+
 /// Why a partition cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {
@@ -93,6 +96,12 @@ impl Worker {
                 Ok(recovered) => {
                     wait = RETRY_WAIT.0;
                     self.own(recovered, &shutdown).await?;
+                    // Another owner has written. That this worker is one no more will be told in a moment: until then
+                    // the two must not keep reading the log anew in turn.
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(FENCED_WAIT) => {}
+                    }
                 }
                 // The bus may be away while we start; a damaged log is another matter.
                 Err(PartitionError::Read(ReadError::Unavailable(error))) => {

@@ -161,6 +161,9 @@ pub(crate) struct StageArgs {
     pub(crate) file: ConfigFileArgs,
     #[command(flatten)]
     pub(crate) sending: SendingArgs,
+    /// This worker's name among those of its stage, the same after a restart. Default: host name and admin port.
+    #[arg(long, env = "INFLECTION_WORKER_ID")]
+    pub(crate) worker_id: Option<String>,
 }
 
 /// What `provision` is told.

@@ -6,6 +6,7 @@ use inflection_bus::NatsConfig;
 use inflection_control::{Config, Connection, Options, Secret, Workspace};
 use inflection_delivery::Limits;
 use inflection_domain::{ConnectionId, Policy, WorkspaceId};
+use inflection_ownership::WorkerId;
 use inflection_segment::{Endpoint, Region};
 
 use crate::Failure;
@@ -129,6 +130,13 @@ pub(crate) fn nats(args: &NatsArgs, config: &Config, name: &str) -> Result<NatsC
         monitor_url: args.nats_monitor_url.clone().or_else(|| config.bus.monitor_url.clone()),
         name: format!("inflection-source-{name}"),
     })
+}
+
+/// A worker's name among those of its stage: the same again when it is started again, so that it gets back at once what it
+/// had. Two on one machine differ by their admin listeners.
+pub(crate) fn worker(id: Option<&str>, admin: std::net::SocketAddr) -> WorkerId {
+    let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    id.map_or_else(|| WorkerId::new(format!("{}-{}", machine(), admin.port())), WorkerId::new)
 }
 
 /// How delivery sends.

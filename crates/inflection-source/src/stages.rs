@@ -7,8 +7,10 @@ use anyhow::Context as _;
 use inflection_bus::Bus;
 use inflection_control::{Config, Secret};
 use inflection_delivery::{DeliveryConfig, DeliveryMetrics};
+use inflection_domain::PartitionCount;
 use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ingest::{IngestConfig, IngestMetrics};
+use inflection_ownership::{Identity, Shares, WorkerId, join};
 use inflection_telemetry::Registry;
 use inflection_wire::Installation;
 use tokio::net::TcpListener;
@@ -34,6 +36,32 @@ pub(crate) struct Wanted {
     pub(crate) identity: bool,
     /// Delivery, sending like this.
     pub(crate) delivery: Option<Sending>,
+    /// The worker's name among those that share a stage's partitions; without one the process is alone.
+    pub(crate) worker: Option<WorkerId>,
+}
+
+impl Wanted {
+    /// The partitions that fall to this process, until `stop`.
+    fn shares(
+        &self,
+        stage: &'static str,
+        bus: &Bus,
+        partitions: PartitionCount,
+        stop: CancellationToken,
+    ) -> (Shares, BoxedStage) {
+        let Some(worker) = self.worker.clone() else {
+            let (shares, all) = Shares::alone(partitions.get(), stop);
+            return (
+                shares,
+                Box::pin(async move {
+                    all.await;
+                    Ok(())
+                }),
+            );
+        };
+        let (shares, member) = join(bus, Identity { stage, worker }, partitions.get(), stop);
+        (shares, Box::pin(async move { member.await.context("membership") }))
+    }
 }
 
 /// Stages that run.
@@ -66,7 +94,7 @@ pub(crate) struct Setup {
 
 impl Stages {
     /// Starts the stages and the admin listener.
-    pub(crate) async fn start(setup: Setup, wanted: Wanted) -> anyhow::Result<Self> {
+    pub(crate) async fn start(setup: Setup, mut wanted: Wanted) -> anyhow::Result<Self> {
         let Setup { bus, config, read, installation, admin_listener, admin_key } = setup;
         let (directory, followed) = reload::follow(&config, read);
         let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
@@ -82,7 +110,7 @@ impl Stages {
             };
             running.push((name, stop, tasks.spawn(watched)));
         };
-        if let Some(listener) = wanted.ingest {
+        if let Some(listener) = wanted.ingest.take() {
             let stop = CancellationToken::new();
             let config = IngestConfig { listener, directory: directory.clone(), installation: installation.clone() };
             let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
@@ -90,18 +118,20 @@ impl Stages {
         }
         if wanted.identity {
             let stop = CancellationToken::new();
+            let (shares, member) = wanted.shares("identity", &bus, installation.partitions, stop.clone());
             let config = IdentityConfig { partitions: installation.partitions, directory: directory.clone() };
-            let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), stop.clone());
-            spawn("identity", stop, Box::pin(async move { stage.await.context("identity") }));
+            let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
+            spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }
         if let Some(Sending { limits, park_after }) = wanted.delivery {
             let stop = CancellationToken::new();
             let directory = directory.clone();
             let config = DeliveryConfig { directory, installation: installation.clone(), limits, park_after };
             let metrics = DeliveryMetrics::new(&registry);
-            let (started, stage) = inflection_delivery::start(config, bus.clone(), metrics, stop.clone()).await?;
+            let (shares, member) = wanted.shares("delivery", &bus, installation.partitions, stop.clone());
+            let (started, stage) = inflection_delivery::start(config, bus.clone(), metrics, shares).await?;
             handle = Some(started);
-            spawn("delivery", stop, Box::pin(async move { stage.await.context("delivery") }));
+            spawn("delivery", stop, both(async move { stage.await.context("delivery") }, member));
         }
         let beside = CancellationToken::new();
         tasks.spawn(followed.run(beside.clone()));
@@ -178,6 +208,11 @@ async fn keep_books(bus: Bus, installation: Installation, metrics: LedgerMetrics
             },
         }
     }
+}
+
+/// A stage and its membership: when one fails, both end.
+fn both(stage: impl Future<Output = anyhow::Result<()>> + Send + 'static, member: BoxedStage) -> BoxedStage {
+    Box::pin(async move { tokio::try_join!(stage, member).map(|((), ())| ()) })
 }
 
 type BoxedStage = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;

@@ -15,6 +15,7 @@ mod delivery;
 mod enums;
 mod events;
 mod installation;
+mod ownership;
 mod parked;
 mod rejected;
 mod pb {
@@ -28,6 +29,7 @@ pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
 pub use delivery::{CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
 pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch};
 pub use installation::{Installation, SCHEMA_VERSION};
+pub use ownership::{MemberRecord, OwnerRecord};
 pub use parked::{ParkedBatch, ParkedCall};
 pub use rejected::RejectedEvents;
 

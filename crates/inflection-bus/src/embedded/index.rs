@@ -226,7 +226,12 @@ impl Index {
     pub(super) fn records_after(&self, prefix: &str, revision: u64) -> Vec<RecordChange> {
         let under = self.records.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         let after = under.filter(|(_, record)| record.revision > revision);
-        after.map(|(key, record)| RecordChange { key: key.clone(), value: record.value.clone() }).collect()
+        let change = |(key, record): (&String, &Record)| RecordChange {
+            key: key.clone(),
+            value: record.value.clone(),
+            revision: record.revision,
+        };
+        after.map(change).collect()
     }
 
     /// The logs of a stream that hold messages.

@@ -76,5 +76,6 @@ impl Watch {
 fn change(message: async_nats::jetstream::Message, subject: &str) -> Option<RecordChange> {
     let deleted = message.headers.as_ref().is_some_and(|headers| headers.get(OPERATION).is_some());
     let key = message.subject.strip_prefix(subject).filter(|_| !deleted)?.to_owned();
-    Some(RecordChange { key, value: message.message.payload })
+    let revision = message.info().ok()?.stream_sequence;
+    Some(RecordChange { key, value: message.message.payload, revision })
 }

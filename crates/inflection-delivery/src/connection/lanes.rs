@@ -4,14 +4,43 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::parking::{self, Loaded};
-use super::{Done, LOOK_EVERY, Sender};
+use super::parking::{self, Lane, Loaded};
+use super::{LOOK_EVERY, Sender};
 use crate::books::CallEnd;
 use crate::dispatcher::{Appetite, Fate, Item, LaneId};
-use crate::park::{May, Park, Todo};
+use crate::park::{May, Todo};
 
 impl Sender {
+    /// Begins to serve a partition.
+    pub(super) fn open(&mut self, partition: u16, last: u64) {
+        let released = self.tracked(partition).map_or(0, |tracked| tracked.released(&self.key));
+        match self.new_lane(partition, last, released) {
+            Ok(lane) => {
+                self.flags.set_parked(partition, !lane.park.is_live());
+                self.lanes.insert(partition, lane);
+            }
+            Err(error) => self.failure = Some(error.into()),
+        }
+    }
+
+    /// Lets go of partitions of which nothing is in hand any more.
+    pub(super) fn close(&mut self) {
+        let closing: Vec<u16> = self.closing.keys().copied().collect();
+        for partition in closing {
+            let free = self.dispatcher.close(LaneId::Partition(partition));
+            if free && self.lanes.get(&partition).is_none_or(|lane| !lane.park.is_appending()) {
+                self.lanes.remove(&partition);
+                self.flags.set_parked(partition, false);
+                // Whoever waits is told by this.
+                self.closing.remove(&partition);
+            }
+        }
+    }
+
     pub(super) fn push(&mut self, partition: u16, items: Vec<Item>) {
+        if self.closing.contains_key(&partition) {
+            return;
+        }
         match self.lanes.get_mut(&partition).filter(|lane| !lane.park.is_live()) {
             Some(lane) => lane.park.push(items),
             None => {
@@ -21,10 +50,15 @@ impl Sender {
         }
     }
 
+    /// Whether nothing is on its way into the parked log, so that what is in hand may be dropped.
+    pub(super) fn abandoned(&self) -> bool {
+        !self.lanes.values().any(|lane| lane.park.is_appending())
+    }
+
     /// Drops what is in hand of a connection that is gone, once what is on its way into the parked log is there. What is
     /// parked stays, for the case that the connection comes back.
     pub(super) fn abandon(&mut self) {
-        if self.lanes.values().any(|lane| lane.park.is_appending()) {
+        if !self.abandoned() {
             return;
         }
         drop(self.dispatcher.unload());
@@ -44,7 +78,7 @@ impl Sender {
             }
             let (released, ended) = tracked.forget_releases(&self.key);
             if !self.lanes.contains_key(&partition) {
-                match self.new_lane(partition, Park::new(0, 0)) {
+                match self.new_lane(partition, 0, 0) {
                     Ok(lane) => drop(self.lanes.insert(partition, lane)),
                     Err(error) => {
                         self.failure = Some(error.into());
@@ -64,8 +98,13 @@ impl Sender {
     pub(super) fn tend(&mut self) {
         self.look();
         let appetite = self.dispatcher.appetite(self.now());
-        let partitions: Vec<u16> =
-            self.lanes.iter().filter(|(_, lane)| !lane.park.is_live()).map(|(partition, _)| *partition).collect();
+        let away = |partition: &u16, lane: &Lane| !lane.park.is_live() && !self.closing.contains_key(partition);
+        let partitions: Vec<u16> = self
+            .lanes
+            .iter()
+            .filter(|(partition, lane)| away(partition, lane))
+            .map(|(partition, _)| *partition)
+            .collect();
         for partition in partitions {
             loop {
                 let drain = match appetite {
@@ -97,9 +136,12 @@ impl Sender {
             }
             Todo::Read { after } => {
                 self.loads += 1;
-                let source = (bus, lane.log.clone(), lane.reader.take());
-                let room = Arc::clone(&self.shared.room);
-                self.work.spawn(parking::load(source, after, room, self.key.clone(), (partition, generation)));
+                let (log, reader) = (lane.log.clone(), lane.reader.take());
+                let (room, key, dead) = (Arc::clone(&self.shared.room), self.key.clone(), self.dead.clone());
+                let (skip, before) = (lane.park.ended(), parking::expiry(self.settings.expire_after));
+                let load =
+                    parking::Load { bus, log, reader, after, room, key, dead, skip, before, partition, generation };
+                self.work.spawn(load.run());
             }
             Todo::GoLive(items) => {
                 lane.reader = None;
@@ -120,7 +162,8 @@ impl Sender {
         self.look_at = Instant::now() + (self.settings.expire_after / 4).clamp(least, most);
         let before = parking::expiry(self.settings.expire_after);
         for (partition, lane) in &mut self.lanes {
-            let Some(after) = lane.park.look() else { continue };
+            let orphaned = self.dispatcher.is_locked(LaneId::Partition(*partition));
+            let Some(after) = lane.park.look(orphaned) else { continue };
             let (source, dead) = ((self.shared.bus.clone(), lane.log.clone()), (self.dead.clone(), self.key.clone()));
             let (range, task) = ((after, lane.park.fence()), (*partition, lane.park.generation()));
             self.work.spawn(parking::expire(source, range, dead, before, task));
@@ -142,14 +185,12 @@ impl Sender {
 
     pub(super) fn loaded(&mut self, loaded: Loaded) {
         self.loads -= 1;
-        let Loaded { partition, generation, sequence, calls, held, reader } = loaded;
+        let Loaded { partition, generation, sequence, items, count, expired, held, reader } = loaded;
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
-        let Some(ended) = lane.park.loaded(generation, sequence, calls.len()) else { return };
+        let Some(mut ended) = lane.park.loaded(generation, sequence, count) else { return };
         lane.reader = Some(reader);
-        let (count, before) = (calls.len(), parking::expiry(self.settings.expire_after));
-        let to_send = calls.into_iter().skip(ended.iter().map(|(_, count)| count).sum());
-        let items = to_send.map(|call| parking::item(call, partition, sequence));
-        let (late, due): (Vec<Item>, Vec<Item>) = items.partition(|item| item.received_at < before);
+        ended.extend((expired > 0).then_some((Fate::Dead, expired)));
+        self.count_dead("expired", expired);
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
                 books.open_release(&self.key, sequence, count, Some(held.into()));
@@ -159,16 +200,7 @@ impl Sender {
             });
         }
         let now = self.now();
-        self.dispatcher.push(LaneId::Partition(partition), due, now);
-        if !late.is_empty() {
-            let (bus, dead, key) = (self.shared.bus.clone(), self.dead.clone(), self.key.clone());
-            self.work.spawn(async move {
-                for item in &late {
-                    parking::bury_expired(&bus, &dead, &key, item).await;
-                }
-                Done::Expired { partition, sequence, count: late.len() }
-            });
-        }
+        self.dispatcher.push(LaneId::Partition(partition), items, now);
     }
 
     pub(super) fn looked(&mut self, partition: u16, generation: u64, expired: Vec<(u64, usize)>) {

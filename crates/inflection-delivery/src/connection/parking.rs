@@ -1,6 +1,7 @@
 //! Lanes on their way into the parked log and out of it: the work around `park`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
@@ -51,7 +52,12 @@ pub(super) struct Loaded {
     pub(super) partition: u16,
     pub(super) generation: u64,
     pub(super) sequence: u64,
-    pub(super) calls: Vec<ParkedCall>,
+    /// The calls that are to be sent.
+    pub(super) items: Vec<Item>,
+    /// All calls of the message.
+    pub(super) count: usize,
+    /// Calls that had waited too long, and lie in the dead letters.
+    pub(super) expired: usize,
     pub(super) held: Held,
     pub(super) reader: Reader,
 }
@@ -94,23 +100,43 @@ pub(super) async fn append(
     }
 }
 
-/// Reads the next message, when there is room for it.
-pub(super) async fn load(
-    source: (Bus, Log, Option<Reader>),
-    after: u64,
-    room: std::sync::Arc<Room>,
-    key: ConnectionKey,
-    (partition, generation): (u16, u64),
-) -> Done {
-    let mut held = room.hold(&key, ParkedBatch::CALLS_BYTES_MAX).await;
-    let (bus, log, reader) = source;
-    let mut reader = reader.unwrap_or_else(|| bus.read_with(&log, after, PREFETCH_MESSAGES));
-    match next(&mut reader).await {
-        Ok((sequence, batch)) => {
-            held.shrink(batch.calls.iter().map(|call| call.call.len()).sum());
-            Done::Loaded(Box::new(Loaded { partition, generation, sequence, calls: batch.calls, held, reader }))
+/// What it takes to read the next message of a parked log.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) bus: Bus,
+    pub(super) log: Log,
+    pub(super) reader: Option<Reader>,
+    pub(super) after: u64,
+    pub(super) room: Arc<Room>,
+    pub(super) key: ConnectionKey,
+    pub(super) dead: Log,
+    /// So many of its first calls have ended already.
+    pub(super) skip: usize,
+    /// Calls received before this moment have waited too long.
+    pub(super) before: Timestamp,
+    pub(super) partition: u16,
+    pub(super) generation: u64,
+}
+
+impl Load {
+    /// Reads the message, when there is room for it, and buries what has waited too long.
+    pub(super) async fn run(self) -> Done {
+        let Self { bus, log, reader, after, room, key, dead, skip, before, partition, generation } = self;
+        let mut held = room.hold(&key, ParkedBatch::CALLS_BYTES_MAX).await;
+        let mut reader = reader.unwrap_or_else(|| bus.read_with(&log, after, PREFETCH_MESSAGES));
+        let (sequence, batch) = match next(&mut reader).await {
+            Ok(read) => read,
+            Err(source) => return Done::Failed(Failure::Parked { partition, source }),
+        };
+        held.shrink(batch.calls.iter().map(|call| call.call.len()).sum());
+        let count = batch.calls.len();
+        let items = batch.calls.into_iter().skip(skip).map(|call| item(call, partition, sequence));
+        let (late, items): (Vec<Item>, Vec<Item>) = items.partition(|item| item.received_at < before);
+        for item in &late {
+            bury_expired(&bus, &dead, &key, item).await;
         }
-        Err(source) => Done::Failed(Failure::Parked { partition, source }),
+        let expired = late.len();
+        Done::Loaded(Box::new(Loaded { partition, generation, sequence, items, count, expired, held, reader }))
     }
 }
 

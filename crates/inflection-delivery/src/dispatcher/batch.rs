@@ -55,6 +55,10 @@ impl Batch {
         &self.lanes
     }
 
+    pub(super) fn is_replay(&self) -> bool {
+        self.lanes.contains(&LaneId::Replay)
+    }
+
     pub(super) fn is_orphan(&self) -> bool {
         self.orphan
     }

@@ -23,6 +23,16 @@ pub enum Trouble {
     Forbidden,
 }
 
+impl Trouble {
+    /// Whether only a person can put it right.
+    fn needs_a_person(self) -> bool {
+        match self {
+            Self::Unavailable(_) => false,
+            Self::Unauthorized(_) | Self::Misconfigured(_) | Self::Forbidden => true,
+        }
+    }
+}
+
 /// What may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Permit {
@@ -73,11 +83,13 @@ impl Breaker {
         }
     }
 
-    /// Notes that the permitted try is under way.
-    pub(super) fn trying(&mut self) {
-        if self.state != State::Closed {
+    /// Notes that a request goes out. Returns whether it is the permitted try.
+    pub(super) fn trying(&mut self) -> bool {
+        let trying = self.state != State::Closed;
+        if trying {
             self.state = State::HalfOpen;
         }
+        trying
     }
 
     /// The connection answered as one that works. Returns whether that ends an outage.
@@ -87,15 +99,21 @@ impl Breaker {
         ended
     }
 
-    /// The connection asked for patience: no failure, and nothing that ends an outage.
-    pub(super) fn pushed_back(&mut self, until: Duration) {
-        if self.state == State::HalfOpen {
+    /// The connection asked for patience: no failure, and nothing that ends an outage. `tried` if it was the try's answer.
+    pub(super) fn pushed_back(&mut self, until: Duration, tried: bool) {
+        if self.state == State::HalfOpen && tried {
             self.state = State::Open(until);
         }
     }
 
-    /// The connection failed. `chance` is a number from 0 up to 1 that spreads tries.
-    pub(super) fn failed(&mut self, trouble: Trouble, now: Duration, chance: f64) {
+    /// The connection failed. `tried` if it was the try that did; `chance` is a number from 0 up to 1 that spreads tries.
+    pub(super) fn failed(&mut self, trouble: Trouble, tried: bool, now: Duration, chance: f64) {
+        // Answers of requests sent before it opened are late: they neither count as a try nor move the next one, unless
+        // they say that a person is needed.
+        let late = self.state != State::Closed && !tried;
+        if late && (!trouble.needs_a_person() || self.trouble.is_some_and(Trouble::needs_a_person)) {
+            return;
+        }
         let wait = match trouble {
             Trouble::Unavailable(_) if self.state == State::Closed && self.failures + 1 < FAILURES_MAX => {
                 self.failures += 1;
@@ -108,10 +126,6 @@ impl Breaker {
             }
             Trouble::Unauthorized(_) | Trouble::Misconfigured(_) | Trouble::Forbidden => TROUBLE_WAIT,
         };
-        // An answer of a request sent before the breaker opened neither counts as a try nor moves the next one.
-        if matches!(self.state, State::Open(_)) && self.trouble == Some(trouble) {
-            return;
-        }
         self.tries = if self.state == State::HalfOpen { self.tries + 1 } else { 1 };
         self.state = State::Open(now + wait);
         self.trouble = Some(trouble);
@@ -129,13 +143,13 @@ mod tests {
         let mut breaker = Breaker::new();
         for _ in 0..3 {
             for _ in 1..FAILURES_MAX {
-                breaker.failed(Trouble::Unavailable(503), SECOND, 0.5);
+                breaker.failed(Trouble::Unavailable(503), false, SECOND, 0.5);
             }
             assert_eq!(breaker.permit(SECOND), Permit::All);
             assert!(!breaker.works(), "no outage, so none ends");
         }
         for _ in 0..FAILURES_MAX {
-            breaker.failed(Trouble::Unavailable(503), SECOND, 0.0);
+            breaker.failed(Trouble::Unavailable(503), false, SECOND, 0.0);
         }
         assert_eq!(breaker.trouble(), Some(Trouble::Unavailable(503)));
         assert_eq!(breaker.permit(SECOND), Permit::Until(SECOND + OUTAGE_WAIT.0));
@@ -145,7 +159,7 @@ mod tests {
     fn tries_come_one_at_a_time_and_further_apart() {
         let mut breaker = Breaker::new();
         let mut now = SECOND;
-        (0..FAILURES_MAX).for_each(|_| breaker.failed(Trouble::Unavailable(0), now, 1.0));
+        (0..FAILURES_MAX).for_each(|_| breaker.failed(Trouble::Unavailable(0), false, now, 1.0));
         let mut waits = Vec::new();
         for _ in 0..6 {
             let Permit::Until(at) = breaker.permit(now) else { panic!("open") };
@@ -154,7 +168,7 @@ mod tests {
             assert_eq!(breaker.permit(now), Permit::Try);
             breaker.trying();
             assert_eq!(breaker.permit(now), Permit::Wait);
-            breaker.failed(Trouble::Unavailable(0), now, 1.0);
+            breaker.failed(Trouble::Unavailable(0), true, now, 1.0);
         }
         assert_eq!(waits, [500, 1000, 2000, 4000, 5000, 5000]);
         let Permit::Until(at) = breaker.permit(now) else { panic!("open") };
@@ -167,7 +181,7 @@ mod tests {
     fn a_person_must_put_right_what_only_a_person_can() {
         for trouble in [Trouble::Unauthorized(401), Trouble::Misconfigured(302), Trouble::Forbidden] {
             let mut breaker = Breaker::new();
-            breaker.failed(trouble, SECOND, 0.5);
+            breaker.failed(trouble, false, SECOND, 0.5);
             assert_eq!(breaker.permit(SECOND), Permit::Until(SECOND + TROUBLE_WAIT), "{trouble:?}");
         }
     }
@@ -175,13 +189,22 @@ mod tests {
     #[test]
     fn late_answers_move_nothing_and_push_back_is_no_failure() {
         let mut breaker = Breaker::new();
-        (0..FAILURES_MAX).for_each(|_| breaker.failed(Trouble::Unavailable(503), SECOND, 0.0));
+        (0..FAILURES_MAX).for_each(|_| breaker.failed(Trouble::Unavailable(503), false, SECOND, 0.0));
         let open = breaker.permit(SECOND);
-        breaker.failed(Trouble::Unavailable(503), SECOND * 2, 1.0);
+        breaker.failed(Trouble::Unavailable(500), false, SECOND * 2, 1.0);
         assert_eq!(breaker.permit(SECOND), open);
         breaker.trying();
-        breaker.pushed_back(SECOND * 9);
+        breaker.failed(Trouble::Unavailable(503), false, SECOND * 2, 1.0);
+        breaker.pushed_back(SECOND * 8, false);
+        assert_eq!(breaker.permit(SECOND * 9), Permit::Wait, "the try is still under way");
+        breaker.pushed_back(SECOND * 9, true);
         assert_eq!(breaker.permit(SECOND), Permit::Until(SECOND * 9));
         assert_eq!(breaker.trouble(), Some(Trouble::Unavailable(503)), "still not known to work");
+        breaker.failed(Trouble::Unauthorized(401), false, SECOND, 1.0);
+        assert_eq!(
+            breaker.trouble(),
+            Some(Trouble::Unauthorized(401)),
+            "a person is needed, however late that is told"
+        );
     }
 }

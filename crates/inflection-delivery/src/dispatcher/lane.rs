@@ -35,6 +35,15 @@ impl Lanes {
         }
     }
 
+    /// Puts a call back where it was taken from.
+    pub(super) fn push_front(&mut self, item: Item) {
+        let lane = self.lanes.entry(item.ticket.lane()).or_default();
+        lane.bytes += item.json().len() + 1;
+        // It has waited longest; when exactly it came does not matter any more.
+        lane.items.push_front((Duration::ZERO, item));
+        self.waiting += 1;
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

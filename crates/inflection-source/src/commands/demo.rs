@@ -55,7 +55,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let sending = settings::sending(&flags.sending);
     let read = Read::new(move || settings::standalone(&flags));
     let setup = Setup { bus, config, read, installation, admin_listener, admin_key: None };
-    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(sending) };
+    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(sending), worker: None };
     let stages = Stages::start(setup, wanted).await?;
 
     say(&format!(

@@ -58,6 +58,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
         admin = %args.listen.admin_listen,
         "stage is ready"
     );
+    let worker = settings::worker(args.worker_id.as_deref(), args.listen.admin_listen);
     let file = args.file;
     let read = Read::new(move || settings::file(&file));
     let setup = Setup {
@@ -72,6 +73,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
         ingest,
         identity: stage == Stage::Identity,
         delivery: (stage == Stage::Delivery).then(|| settings::sending(&args.sending)),
+        worker: Some(worker),
     };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)

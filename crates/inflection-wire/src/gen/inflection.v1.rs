@@ -628,3 +628,25 @@ pub struct Installation {
     #[prost(uint32, tag = "4")]
     pub schema_version: u32,
 }
+/// A worker's sign of life. Whoever sees no new one for some seconds takes the worker for dead.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Member {
+    /// Drawn anew by every process: a worker that was started again is not the one before.
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    /// Counts up.
+    #[prost(uint64, tag = "2")]
+    pub beat: u64,
+    /// The worker is about to leave and takes no partitions.
+    #[prost(bool, tag = "3")]
+    pub leaving: bool,
+}
+/// Who serves a partition. Written with compare-and-set only.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Owner {
+    /// Empty when nobody does.
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+}
