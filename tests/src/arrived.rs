@@ -87,3 +87,9 @@ pub fn first_arrivals(calls: Vec<Arrived>) -> Vec<Arrived> {
     let mut seen = BTreeSet::new();
     calls.into_iter().filter(|call| seen.insert(call.message_id.clone())).collect()
 }
+
+/// The calls whose messageId had arrived before, in order.
+pub fn repeats(calls: &[Arrived]) -> Vec<&Arrived> {
+    let mut seen = BTreeSet::new();
+    calls.iter().filter(|call| !seen.insert(call.message_id.as_str())).collect()
+}

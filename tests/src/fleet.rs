@@ -1,5 +1,6 @@
 //! The three stages as processes of their own on a nats-server.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,15 @@ use crate::process::Process;
 use crate::segment::Segment;
 use crate::standalone::GRACE;
 use crate::wait::SOON;
+
+/// Partitions that a fleet is provisioned with.
+pub const PARTITIONS: u16 = 16;
+
+/// What a worker logs when it begins to serve a partition …
+const SERVES: &str = "this worker serves a partition";
+
+/// … and when it lets go of one.
+const LETS_GO: &str = "this worker lets go of a partition";
 
 /// A stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,19 +49,11 @@ impl Stage {
             Self::Delivery => "delivery",
         }
     }
-
-    fn index(self) -> usize {
-        match self {
-            Self::Ingest => 0,
-            Self::Identity => 1,
-            Self::Delivery => 2,
-        }
-    }
 }
 
-/// One stage's process and what it takes to start it again.
+/// One process of a stage, restartable under its name and on its ports.
 #[derive(Debug)]
-struct Worker {
+pub struct Worker {
     stage: Stage,
     admin: Admin,
     arguments: Vec<String>,
@@ -59,7 +61,7 @@ struct Worker {
     process: Process,
 }
 
-/// A fleet with one process per stage.
+/// A fleet with at least one process per stage.
 #[derive(Debug)]
 pub struct Fleet {
     // Stages go before the server they talk to, and everything before the directory.
@@ -85,7 +87,7 @@ impl Fleet {
         fleet.provision();
         for stage in Stage::ALL {
             let more = if stage == Stage::Delivery { delivery } else { &[] };
-            let worker = fleet.worker(stage, more);
+            let worker = fleet.launch(stage, more);
             fleet.workers.push(worker);
         }
         for worker in &mut fleet.workers {
@@ -96,29 +98,44 @@ impl Fleet {
 
     /// Starts one more worker of a stage; returns when it is ready.
     pub fn add(&mut self, stage: Stage, more: &[&str]) {
-        let mut worker = self.worker(stage, more);
+        let mut worker = self.launch(stage, more);
         worker.until_ready();
         self.workers.push(worker);
     }
 
-    /// Ends one stage with SIGKILL.
-    pub fn kill(&mut self, stage: Stage) {
-        self.workers[stage.index()].process.kill();
+    /// The workers of a stage, in the order they were added; those that have ended are among them.
+    pub fn workers(&mut self, stage: Stage) -> impl Iterator<Item = &mut Worker> {
+        self.workers.iter_mut().filter(move |worker| worker.stage == stage)
     }
 
-    /// Ends one stage with SIGTERM.
+    /// One worker of a stage: the first is number 0.
+    #[track_caller]
+    pub fn worker(&mut self, stage: Stage, number: usize) -> &mut Worker {
+        let worker = self.workers(stage).nth(number);
+        worker.unwrap_or_else(|| panic!("{} has no worker {number}", stage.name()))
+    }
+
+    /// The partitions that each running worker of a stage serves.
+    pub fn partitions(&mut self, stage: Stage) -> Vec<BTreeSet<u16>> {
+        let workers = self.workers(stage);
+        workers.filter_map(|worker| worker.process.ended().is_none().then(|| worker.partitions())).collect()
+    }
+
+    /// Ends the first worker of a stage with SIGKILL.
+    pub fn kill(&mut self, stage: Stage) {
+        self.worker(stage, 0).kill();
+    }
+
+    /// Ends the first worker of a stage with SIGTERM.
     #[track_caller]
     pub fn terminate(&mut self, stage: Stage) {
-        let status = self.workers[stage.index()].process.terminate(GRACE);
-        assert!(status.success(), "{} ended with {status} after SIGTERM", stage.name());
+        self.worker(stage, 0).terminate();
     }
 
-    /// Starts one ended stage again; returns when it is ready.
+    /// Starts the first worker of a stage again after it has ended; returns when it is ready.
     #[track_caller]
     pub fn start_again(&mut self, stage: Stage) {
-        let worker = &mut self.workers[stage.index()];
-        worker.spawn();
-        worker.until_ready();
+        self.worker(stage, 0).start_again();
     }
 
     /// The server.
@@ -131,7 +148,7 @@ impl Fleet {
         self.nats.url()
     }
 
-    /// Starts stages again that have ended by themselves, as Kubernetes would; says which.
+    /// Starts workers again that have ended by themselves, as Kubernetes would; says of which stages.
     #[track_caller]
     pub fn supervise(&mut self) -> Vec<&'static str> {
         let mut restarted = Vec::new();
@@ -141,7 +158,7 @@ impl Fleet {
                 worker.spawn();
             }
         }
-        for worker in &mut self.workers {
+        for worker in self.workers.iter_mut().filter(|worker| !worker.process.is_paused()) {
             worker.until_ready();
         }
         restarted
@@ -152,9 +169,10 @@ impl Fleet {
         self.listen
     }
 
-    /// The admin listener of a stage.
+    /// The admin listener of the first worker of a stage.
     pub fn admin(&self, stage: Stage) -> Admin {
-        self.workers[stage.index()].admin
+        let first = self.workers.iter().find(|worker| worker.stage == stage);
+        first.expect("every stage has a worker").admin
     }
 
     /// The books of all stages together: balanced if every stage's are, pending what is pending anywhere.
@@ -181,12 +199,14 @@ impl Fleet {
 
     fn provision(&self) {
         let url = self.nats.url();
-        let arguments = ["provision", "--nats-url", &url, "--partitions", "16", "--replicas", "1", "--allow-degraded"];
+        let partitions = PARTITIONS.to_string();
+        let arguments =
+            ["provision", "--nats-url", &url, "--partitions", &partitions, "--replicas", "1", "--allow-degraded"];
         let finished = binary::run(&arguments, Duration::from_secs(60));
         assert_eq!(finished.code, Some(0), "provision: {}", finished.output);
     }
 
-    fn worker(&self, stage: Stage, more: &[&str]) -> Worker {
+    fn launch(&self, stage: Stage, more: &[&str]) -> Worker {
         let admin_listen = ports::free();
         let mut arguments: Vec<String> = [
             stage.name(),
@@ -212,6 +232,55 @@ impl Fleet {
 }
 
 impl Worker {
+    /// Its admin listener.
+    pub fn admin(&self) -> Admin {
+        self.admin
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Ends it with SIGTERM.
+    #[track_caller]
+    pub fn terminate(&mut self) {
+        let status = self.process.terminate(GRACE);
+        assert!(status.success(), "{} ended with {status} after SIGTERM", self.stage.name());
+    }
+
+    /// Stops it where it stands with SIGSTOP.
+    pub fn pause(&mut self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on with SIGCONT.
+    pub fn resume(&mut self) {
+        self.process.resume();
+    }
+
+    /// Starts it again after it has ended; returns when it is ready.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.spawn();
+        self.until_ready();
+    }
+
+    /// The partitions it serves, by what it has logged in this life; a paused one still names what it had.
+    pub fn partitions(&self) -> BTreeSet<u16> {
+        let mut served = BTreeSet::new();
+        for line in self.process.life_text().lines() {
+            let number = line.rsplit_once("partition=").and_then(|(_, number)| number.trim().parse::<u16>().ok());
+            let Some(partition) = number else { continue };
+            if line.contains(SERVES) {
+                served.insert(partition);
+            } else if line.contains(LETS_GO) {
+                served.remove(&partition);
+            }
+        }
+        served
+    }
+
     fn spawn(&mut self) {
         self.process = Process::spawn(self.stage.name(), binary(), &self.arguments, &self.log);
     }

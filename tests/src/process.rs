@@ -20,6 +20,9 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Bytes of the log that are of earlier lives.
+    log_start: usize,
+    paused: bool,
 }
 
 impl Process {
@@ -40,8 +43,10 @@ impl Process {
     /// Starts a prepared command whose log goes to `log`.
     #[track_caller]
     pub fn adopt(name: &str, command: &mut Command, log: &Path) -> Self {
+        let written = fs::metadata(log).map_or(0, |file| file.len());
+        let log_start = usize::try_from(written).expect("a log fits into memory");
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name: name.to_owned(), child, log: log.to_owned() }
+        Self { name: name.to_owned(), child, log: log.to_owned(), log_start, paused: false }
     }
 
     /// Its process id.
@@ -63,10 +68,25 @@ impl Process {
     /// Asks it to end with SIGTERM and waits until it has.
     #[track_caller]
     pub fn terminate(&mut self, limit: Duration) -> ExitStatus {
-        if self.ended().is_none() {
-            kill_process(self.pid(), Signal::TERM).expect("a child can be signalled");
-        }
+        self.signal(Signal::TERM);
         self.wait(limit)
+    }
+
+    /// Stops it where it stands with SIGSTOP: it neither works nor answers nor ends until it is resumed, or killed.
+    pub fn pause(&mut self) {
+        self.signal(Signal::STOP);
+        self.paused = true;
+    }
+
+    /// Lets it go on with SIGCONT; of the time between it knows nothing but what its clock says.
+    pub fn resume(&mut self) {
+        self.signal(Signal::CONT);
+        self.paused = false;
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Waits until it has ended by itself.
@@ -92,7 +112,13 @@ impl Process {
 
     /// Everything it has written so far, over all its lives.
     pub fn log_text(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        String::from_utf8_lossy(&self.log_bytes()).into_owned()
+    }
+
+    /// Everything it has written so far in this life.
+    pub fn life_text(&self) -> String {
+        let bytes = self.log_bytes();
+        String::from_utf8_lossy(bytes.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
     /// The most memory it has ever held (`VmHWM`), in bytes.
@@ -101,6 +127,17 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a process has a VmHWM");
         let kibibytes = line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
         kibibytes.expect("VmHWM is a number of kB") * 1024
+    }
+
+    fn log_bytes(&self) -> Vec<u8> {
+        fs::read(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal, unless it has ended: its process id may be somebody else's by then.
+    fn signal(&mut self, signal: Signal) {
+        if self.ended().is_none() {
+            kill_process(self.pid(), signal).expect("a child can be signalled");
+        }
     }
 
     fn pid(&self) -> Pid {

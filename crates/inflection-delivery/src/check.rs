@@ -87,6 +87,6 @@ async fn send(client: &Client, code: &str) -> Result<u16, String> {
     };
     let rendered = call.render(&mut item, |_context| {}, |properties| properties.text("code", code));
     rendered.map_err(|invalid| invalid.to_string())?;
-    let body = batch_body([item.as_slice()], &timestamp);
+    let body = batch_body([item.as_slice()].into_iter(), &timestamp, false);
     client.send(body, false, 0).await.map(|outcome| outcome.status).map_err(|error| error.to_string())
 }

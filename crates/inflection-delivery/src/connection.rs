@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use inflection_bus::{AppendError, Bus, Expected, InvalidName, Log};
 use inflection_control::Connection;
 use inflection_domain::Timestamp;
-use inflection_segment::{Client, SendError, batch_body, compress};
+use inflection_segment::{Client, SendError, batch_body};
 use inflection_wire::{ClosedWindow, OperatorHold};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -451,8 +451,7 @@ impl Sender {
     fn send(&mut self, batch: BatchId, items: Vec<Item>, attempts: u32) {
         let (client, gzip) = (self.client.clone(), self.settings.gzip);
         self.work.spawn(async move {
-            let body = batch_body(items.iter().map(Item::json), &now().to_string());
-            let body = if gzip { compress(&body) } else { body };
+            let body = batch_body(items.iter().map(Item::json), &now().to_string(), gzip);
             let calls = items.iter().map(|item| item.id).collect();
             drop(items);
             let started = Instant::now();

@@ -148,7 +148,8 @@ impl Reading {
     }
 
     async fn message(&self, Message { sequence, payload }: Message) -> Result<(), PartitionError> {
-        let batch = DecisionBatch::decode(payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
+        let batch = DecisionBatch::decode_decisions(&payload)
+            .map_err(|source| PartitionError::Decisions { sequence, source })?;
         let outlets = self.common.outlets();
         let known: Vec<ConnectionKey> = outlets.values().flatten().map(|outlet| outlet.key.clone()).collect();
         self.introduce(&batch, &known, sequence);
@@ -219,7 +220,7 @@ impl Reading {
         outputs
     }
 
-    fn render(&self, decided: &Decided, body: &Body, received_at: Timestamp, output: &mut Output<'_>) {
+    fn render(&self, decided: &Decided, body: &Body<'_>, received_at: Timestamp, output: &mut Output<'_>) {
         let outlet = output.outlet;
         let waited = Duration::from_millis(u64::try_from(now().as_ms() - received_at.as_ms()).unwrap_or(0));
         for call in &decided.calls {

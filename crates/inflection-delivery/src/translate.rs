@@ -41,7 +41,7 @@ pub fn translate(
     installation: &InstallationId,
     connection: &Connection,
     decided: &Decided,
-    body: &Body,
+    body: &Body<'_>,
     call: &Call,
     out: &mut Vec<u8>,
 ) -> Translation {
@@ -95,7 +95,7 @@ fn wants(connection: &Connection, call: &Call) -> bool {
         }
 }
 
-fn kind<'a>(naming: Naming, body: &'a Body, call: &Call) -> Kind<'a> {
+fn kind<'a>(naming: Naming, body: &'a Body<'_>, call: &Call) -> Kind<'a> {
     match call.kind {
         CallKind::Identify => Kind::Identify,
         CallKind::Page => Kind::Page { name: body.name.as_deref() },
@@ -135,7 +135,7 @@ fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
 }
 
 /// Only a plain address of one person is an identifying trait: a role's mailbox would glue its readers together.
-fn sends_trait(policy: EmailPolicy, body: &Body) -> bool {
+fn sends_trait(policy: EmailPolicy, body: &Body<'_>) -> bool {
     policy == EmailPolicy::Plain && body.email.as_ref().is_some_and(|address| !address.is_role())
 }
 
@@ -153,7 +153,7 @@ fn write_context(context: &mut Object<'_>, trait_email: Option<&str>) {
     }
 }
 
-fn write_identify(object: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, body: &Body) {
+fn write_identify(object: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, body: &Body<'_>) {
     // The sender's own word on the address wins over the one its mail went to.
     if !members::has(&body.traits, "email") {
         object.text_if("email", trait_email);
@@ -179,7 +179,7 @@ fn write_own_traits(object: &mut Object<'_>, policy: EmailPolicy, traits: &str) 
     }
 }
 
-fn write_page(object: &mut Object<'_>, body: &Body) {
+fn write_page(object: &mut Object<'_>, body: &Body<'_>) {
     // A sender's properties may name what is also a field; the property wins, so that the name is written once.
     for (name, value) in [("url", &body.url), ("title", &body.title), ("referrer", &body.referrer)] {
         if !members::has(&body.properties, name) {
@@ -194,7 +194,7 @@ fn write_track(
     connection: &Connection,
     event: &str,
     email: Option<&str>,
-    body: &Body,
+    body: &Body<'_>,
     call: &Call,
 ) {
     let naming = connection.naming;

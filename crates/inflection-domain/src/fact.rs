@@ -1,5 +1,7 @@
 //! A fact: one thing that happened to one mail or one person, as its sender tells it.
 
+use std::borrow::Cow;
+
 use crate::{EmailAddress, EventId, Hash128, PersonId, Timestamp, UserId, WorkspaceId};
 
 /// What kind of fact it is: the nine types that `POST /v1/events` takes.
@@ -138,10 +140,17 @@ impl MailRef {
     pub fn new(person: Hash128, run: Option<&str>, email: Option<&str>, provider_message: Option<&str>) -> Self {
         let run = run.or(provider_message);
         let email = email.or(provider_message);
-        let part = |part: Option<&'_ str>| part.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
-        let key = Hash128::of("delivery", &[&person.to_bytes(), &part(run), &part(email)]);
+        let person = person.to_bytes();
+        let parts = [[&person[..], b""], part(run), part(email)];
+        let key = Hash128::pieces("delivery", parts.iter().map(|part| &part[..]));
         Self { key, known: run.is_some() || email.is_some() }
     }
+}
+
+/// A part of a key that may be absent. An absent part is empty, a present one begins with a sign: an empty text is not
+/// an absent one.
+fn part(text: Option<&str>) -> [&[u8]; 2] {
+    text.map_or([b"", b""], |text| [b"=", text.as_bytes()])
 }
 
 /// A clicked link.
@@ -217,46 +226,82 @@ impl Head {
     }
 }
 
-/// What a fact says beyond its head: passed on unread by identity, rendered by delivery.
+/// What a fact says beyond its head: passed on unread by identity, rendered by delivery. Its texts are borrowed from the
+/// request or message they came in, where they can be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the ingest API's own, documented in the contract")]
-pub struct Body {
+pub struct Body<'a> {
     pub event_id: EventId,
     pub person: PersonId,
     pub email: Option<EmailAddress>,
-    pub email_id: Option<Box<str>>,
-    pub campaign_id: Option<Box<str>>,
-    pub campaign_run_id: Option<Box<str>>,
-    pub campaign_name: Option<Box<str>>,
-    pub email_subject: Option<Box<str>>,
-    pub email_link_url: Option<Box<str>>,
-    pub link_id: Option<Box<str>>,
+    pub email_id: Option<Cow<'a, str>>,
+    pub campaign_id: Option<Cow<'a, str>>,
+    pub campaign_run_id: Option<Cow<'a, str>>,
+    pub campaign_name: Option<Cow<'a, str>>,
+    pub email_subject: Option<Cow<'a, str>>,
+    pub email_link_url: Option<Cow<'a, str>>,
+    pub link_id: Option<Cow<'a, str>>,
     pub link_kind: LinkKind,
     pub is_machine: bool,
-    pub machine_reason: Option<Box<str>>,
+    pub machine_reason: Option<Cow<'a, str>>,
     pub bounce_class: Option<BounceClass>,
-    pub bounce_reason: Option<Box<str>>,
-    pub unsubscribe_scope: Option<Box<str>>,
-    pub provider: Option<Box<str>>,
-    pub provider_message_id: Option<Box<str>>,
-    pub group_id: Option<Box<str>>,
-    pub name: Option<Box<str>>,
-    pub url: Option<Box<str>>,
-    pub title: Option<Box<str>>,
-    pub referrer: Option<Box<str>>,
+    pub bounce_reason: Option<Cow<'a, str>>,
+    pub unsubscribe_scope: Option<Cow<'a, str>>,
+    pub provider: Option<Cow<'a, str>>,
+    pub provider_message_id: Option<Cow<'a, str>>,
+    pub group_id: Option<Cow<'a, str>>,
+    pub name: Option<Cow<'a, str>>,
+    pub url: Option<Cow<'a, str>>,
+    pub title: Option<Cow<'a, str>>,
+    pub referrer: Option<Cow<'a, str>>,
     /// A checked JSON object as text, without its braces; empty when there is none.
-    pub properties: Box<str>,
+    pub properties: Cow<'a, str>,
     /// A checked JSON object as text, without its braces; empty when there is none.
-    pub traits: Box<str>,
+    pub traits: Cow<'a, str>,
+}
+
+impl Body<'_> {
+    /// The same, free of what it was read from.
+    #[must_use]
+    pub fn into_owned(self) -> Body<'static> {
+        let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+        Body {
+            event_id: self.event_id,
+            person: self.person,
+            email: self.email,
+            link_kind: self.link_kind,
+            is_machine: self.is_machine,
+            bounce_class: self.bounce_class,
+            email_id: owned(self.email_id),
+            campaign_id: owned(self.campaign_id),
+            campaign_run_id: owned(self.campaign_run_id),
+            campaign_name: owned(self.campaign_name),
+            email_subject: owned(self.email_subject),
+            email_link_url: owned(self.email_link_url),
+            link_id: owned(self.link_id),
+            machine_reason: owned(self.machine_reason),
+            bounce_reason: owned(self.bounce_reason),
+            unsubscribe_scope: owned(self.unsubscribe_scope),
+            provider: owned(self.provider),
+            provider_message_id: owned(self.provider_message_id),
+            group_id: owned(self.group_id),
+            name: owned(self.name),
+            url: owned(self.url),
+            title: owned(self.title),
+            referrer: owned(self.referrer),
+            properties: Cow::Owned(self.properties.into_owned()),
+            traits: Cow::Owned(self.traits.into_owned()),
+        }
+    }
 }
 
 /// One checked fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fact {
+pub struct Fact<'a> {
     /// What decisions are made from.
     pub head: Head,
     /// What is passed on.
-    pub body: Body,
+    pub body: Body<'a>,
 }
 
 /// The form under which equal links compare equal: scheme and host in lower case, no default port, no fragment,

@@ -15,8 +15,8 @@ use crate::request::Layout;
 
 /// The facts of a body, and what was refused of it.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
-    pub(crate) facts: Vec<Fact>,
+pub(crate) struct Taken<'a> {
+    pub(crate) facts: Vec<Fact<'a>>,
     /// How many events were taken: facts, and repeats within the request that equal one of them.
     pub(crate) accepted: usize,
     /// Index in the request, and why.
@@ -41,7 +41,12 @@ fn describe(fault: Fault) -> (Code, &'static str) {
 }
 
 /// Reads and checks every event of a body. What concerns the request as a whole takes nothing.
-pub(crate) fn take(body: &[u8], layout: Layout, context: Context<'_>, is_ours: Ours<'_>) -> Result<Taken, Refusal> {
+pub(crate) fn take<'a>(
+    body: &'a [u8],
+    layout: Layout,
+    context: Context<'_>,
+    is_ours: Ours<'_>,
+) -> Result<Taken<'a>, Refusal> {
     let mut collector = Collector {
         context,
         is_ours,
@@ -72,7 +77,7 @@ pub(crate) fn take(body: &[u8], layout: Layout, context: Context<'_>, is_ours: O
 pub(crate) type Ours<'a> = &'a dyn Fn(Option<&str>, Option<&str>) -> bool;
 
 /// The answer to a request of which at least one event was stored.
-pub(crate) fn answer(taken: &Taken) -> (StatusCode, serde_json::Value) {
+pub(crate) fn answer(taken: &Taken<'_>) -> (StatusCode, serde_json::Value) {
     if taken.rejected.is_empty() {
         (StatusCode::OK, json!({ "accepted": taken.accepted }))
     } else {
@@ -88,18 +93,25 @@ fn rejected_list(rejected: &[(usize, Rejection)]) -> Vec<serde_json::Value> {
         .collect()
 }
 
-struct Collector<'c> {
+fn name<'v>(value: Option<&'v Value<'_>>) -> Option<&'v str> {
+    match value {
+        Some(Value::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+struct Collector<'c, 'a> {
     context: Context<'c>,
     is_ours: Ours<'c>,
     events_max: usize,
-    taken: Taken,
+    taken: Taken<'a>,
     index: usize,
     /// Where in `facts` each event id of this request is.
     seen: HashMap<inflection_domain::Hash128, usize>,
 }
 
-impl Collector<'_> {
-    fn json(&mut self, body: &[u8]) -> Result<(), Refusal> {
+impl<'a> Collector<'_, 'a> {
+    fn json(&mut self, body: &'a [u8]) -> Result<(), Refusal> {
         let mut reader = Reader::new(body)?;
         match reader.peek() {
             Some(b'[') => self.array(&mut reader)?,
@@ -126,14 +138,14 @@ impl Collector<'_> {
         Ok(reader.end()?)
     }
 
-    fn array(&mut self, reader: &mut Reader<'_>) -> Result<(), Refusal> {
+    fn array(&mut self, reader: &mut Reader<'a>) -> Result<(), Refusal> {
         if reader.peek() != Some(b'[') {
             return Err(Refusal::new(Code::NotAnObject, "events is a list of objects"));
         }
         reader.array(|reader| self.event(reader))
     }
 
-    fn lines(&mut self, body: &[u8]) -> Result<(), Refusal> {
+    fn lines(&mut self, body: &'a [u8]) -> Result<(), Refusal> {
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             // A line stands for itself: its faults do not spoil the others.
             let read = Reader::new(line).and_then(|mut reader| {
@@ -142,7 +154,7 @@ impl Collector<'_> {
                 reader.end().map(|()| input)
             });
             match read {
-                Ok(Some(input)) => self.input(&input)?,
+                Ok(Some(input)) => self.input(input)?,
                 Ok(None) => self.reject(Rejection::new(Code::NotAnObject, "an event is an object"))?,
                 Err(fault) => {
                     let (code, message) = describe(fault);
@@ -153,21 +165,17 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn event(&mut self, reader: &mut Reader<'_>) -> Result<(), Refusal> {
+    fn event(&mut self, reader: &mut Reader<'a>) -> Result<(), Refusal> {
         if reader.peek() != Some(b'{') {
             reader.value(1)?;
             return Err(Refusal::new(Code::NotAnObject, "an event is an object"));
         }
         let input = Input::read(reader)?;
-        self.input(&input)
+        self.input(input)
     }
 
-    fn input(&mut self, input: &Input<'_>) -> Result<(), Refusal> {
-        let name = |value: &Option<Value<'_>>| match value {
-            Some(Value::Text(text)) => Some(text.to_string()),
-            _ => None,
-        };
-        if !(self.is_ours)(name(&input.workspace).as_deref(), name(&input.connection).as_deref()) {
+    fn input(&mut self, input: Input<'a>) -> Result<(), Refusal> {
+        if !(self.is_ours)(name(input.workspace.as_ref()), name(input.connection.as_ref())) {
             let message = "an event names a workspace or connection that is not of this ingest key";
             return Err(Refusal::new(Code::ConnectionForbidden, message));
         }
@@ -187,7 +195,7 @@ impl Collector<'_> {
         Ok(index)
     }
 
-    fn accept(&mut self, fact: Fact) -> Result<(), Refusal> {
+    fn accept(&mut self, fact: Fact<'a>) -> Result<(), Refusal> {
         self.count()?;
         self.taken.accepted += 1;
         match self.seen.entry(fact.head.event) {
@@ -242,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    fn taken(body: &str, layout: Layout) -> Result<Taken, (Code, Vec<serde_json::Value>)> {
+    fn taken(body: &str, layout: Layout) -> Result<Taken<'_>, (Code, Vec<serde_json::Value>)> {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
         let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
         let context = Context { workspace: &workspace, key: &key, now, clamp_time: false };
@@ -282,7 +290,8 @@ mod tests {
     #[test]
     fn equal_content_without_an_id_has_an_equal_id() {
         let spaced = event("").replace("\":", "\" : ");
-        let taken = taken(&format!("[{},{spaced},{}]", event(""), event(r#","email_id":"m""#)), Layout::Json).unwrap();
+        let body = format!("[{},{spaced},{}]", event(""), event(r#","email_id":"m""#));
+        let taken = taken(&body, Layout::Json).unwrap();
         let ids: Vec<&str> = taken.facts.iter().map(|fact| fact.body.event_id.as_str()).collect();
         assert_eq!(ids[0], ids[1]);
         assert_ne!(ids[0], ids[2]);

@@ -1,5 +1,7 @@
 //! From what a sender claims to a fact of the domain, or a rejection that says what to change.
 
+use std::borrow::Cow;
+
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
     InvalidId, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId, classify_open,
@@ -46,27 +48,27 @@ pub(crate) struct Context<'a> {
     pub(crate) clamp_time: bool,
 }
 
-/// Checks everything a sender claims.
-pub(crate) fn check(input: &Input<'_>, context: Context<'_>) -> Result<Fact, Rejection> {
+/// Checks everything a sender claims. Texts are moved or borrowed, never copied.
+pub(crate) fn check<'a>(mut input: Input<'a>, context: Context<'_>) -> Result<Fact<'a>, Rejection> {
     let properties = members("properties", input.properties.as_ref())?;
     let traits = members("traits", input.traits.as_ref())?;
     if input.bytes > EVENT_BYTES_MAX {
         return Err(Rejection::new(Code::EventTooLarge, format!("an event may be {EVENT_BYTES_MAX} bytes")));
     }
-    let kind = kind(input)?;
-    let occurred_at = timestamp(input, context)?;
-    no_claims(input)?;
+    let kind = kind(&input)?;
+    let occurred_at = timestamp(&input, context)?;
+    no_claims(&input)?;
     refuse_reserved(properties)?;
-    let identity = identity(input, context)?;
-    let texts = texts(input)?;
+    let identity = identity(&input, context)?;
+    let texts = texts(&mut input)?;
     if kind == FactKind::Group && texts.group_id.is_none() {
         return Err(Rejection::new(Code::MissingField, "group_id is required for a group"));
     }
     if kind == FactKind::LinkClicked && texts.email_link_url.is_none() {
         return Err(Rejection::new(Code::MissingField, "email_link_url is required for a click"));
     }
-    let user_agent = text("user_agent", input.user_agent.as_ref())?;
-    let ip = text("ip", input.ip.as_ref())?;
+    let user_agent = text("user_agent", input.user_agent.take())?;
+    let ip = text("ip", input.ip.take())?;
     let claimed = flag("is_machine", input.is_machine.as_ref())?;
     let reason =
         if claimed.is_none() && kind == FactKind::EmailOpened { classify_open(user_agent.as_deref()) } else { None };
@@ -86,7 +88,7 @@ pub(crate) fn check(input: &Input<'_>, context: Context<'_>) -> Result<Fact, Rej
         person: identity.person,
         email: identity.email,
         is_machine: claimed.unwrap_or(reason.is_some()),
-        machine_reason: reason.map(Into::into),
+        machine_reason: reason.map(Cow::Borrowed),
         bounce_class: (kind == FactKind::EmailBounced)
             .then(|| texts.bounce_class.as_deref().map(BounceClass::from_name).unwrap_or_default()),
         email_id: texts.email_id,
@@ -106,16 +108,22 @@ pub(crate) fn check(input: &Input<'_>, context: Context<'_>) -> Result<Fact, Rej
         url: texts.url,
         title: texts.title,
         referrer: texts.referrer,
-        properties: properties.into(),
-        traits: traits.into(),
+        properties: Cow::Borrowed(properties),
+        traits: Cow::Borrowed(traits),
     };
     let fact = assemble(kind, occurred_at, identity.user, body, context.workspace);
-    fits_an_item(input, &fact)?;
+    fits_an_item(input.bytes, &fact)?;
     Ok(fact)
 }
 
 /// Computes the keys that identity decides by.
-fn assemble(kind: FactKind, occurred_at: Timestamp, user: Option<UserId>, body: Body, workspace: &WorkspaceId) -> Fact {
+fn assemble<'a>(
+    kind: FactKind,
+    occurred_at: Timestamp,
+    user: Option<UserId>,
+    body: Body<'a>,
+    workspace: &WorkspaceId,
+) -> Fact<'a> {
     let person = Head::person_key(workspace, &body.person);
     let head = Head {
         workspace: workspace.clone(),
@@ -134,7 +142,8 @@ fn assemble(kind: FactKind, occurred_at: Timestamp, user: Option<UserId>, body: 
         link_kind: body.link_kind,
         machine: body.is_machine,
         bounce_class: body.bounce_class.unwrap_or_default(),
-        scope: Head::scope_key(body.unsubscribe_scope.as_deref()),
+        // Nothing else is told apart by it.
+        scope: if kind == FactKind::EmailUnsubscribed { Head::scope_key(body.unsubscribe_scope.as_deref()) } else { 0 },
         has_traits: !body.traits.is_empty(),
     };
     Fact { head, body }
@@ -245,47 +254,47 @@ fn identity(input: &Input<'_>, context: Context<'_>) -> Result<Identity, Rejecti
 
 /// Optional texts, checked alike.
 #[derive(Debug, Default)]
-struct Texts {
-    email_id: Option<Box<str>>,
-    campaign_id: Option<Box<str>>,
-    campaign_run_id: Option<Box<str>>,
-    campaign_name: Option<Box<str>>,
-    email_subject: Option<Box<str>>,
-    email_link_url: Option<Box<str>>,
-    link_id: Option<Box<str>>,
-    link_kind: Option<Box<str>>,
-    bounce_class: Option<Box<str>>,
-    bounce_reason: Option<Box<str>>,
-    unsubscribe_scope: Option<Box<str>>,
-    provider: Option<Box<str>>,
-    provider_message_id: Option<Box<str>>,
-    group_id: Option<Box<str>>,
-    name: Option<Box<str>>,
-    url: Option<Box<str>>,
-    title: Option<Box<str>>,
-    referrer: Option<Box<str>>,
+struct Texts<'a> {
+    email_id: Option<Cow<'a, str>>,
+    campaign_id: Option<Cow<'a, str>>,
+    campaign_run_id: Option<Cow<'a, str>>,
+    campaign_name: Option<Cow<'a, str>>,
+    email_subject: Option<Cow<'a, str>>,
+    email_link_url: Option<Cow<'a, str>>,
+    link_id: Option<Cow<'a, str>>,
+    link_kind: Option<Cow<'a, str>>,
+    bounce_class: Option<Cow<'a, str>>,
+    bounce_reason: Option<Cow<'a, str>>,
+    unsubscribe_scope: Option<Cow<'a, str>>,
+    provider: Option<Cow<'a, str>>,
+    provider_message_id: Option<Cow<'a, str>>,
+    group_id: Option<Cow<'a, str>>,
+    name: Option<Cow<'a, str>>,
+    url: Option<Cow<'a, str>>,
+    title: Option<Cow<'a, str>>,
+    referrer: Option<Cow<'a, str>>,
 }
 
-fn texts(input: &Input<'_>) -> Result<Texts, Rejection> {
+fn texts<'a>(input: &mut Input<'a>) -> Result<Texts<'a>, Rejection> {
     Ok(Texts {
-        email_id: text("email_id", input.email_id.as_ref())?,
-        campaign_id: text("campaign_id", input.campaign_id.as_ref())?,
-        campaign_run_id: text("campaign_run_id", input.campaign_run_id.as_ref())?,
-        campaign_name: text("campaign_name", input.campaign_name.as_ref())?,
-        email_subject: text("email_subject", input.email_subject.as_ref())?,
-        email_link_url: text("email_link_url", input.email_link_url.as_ref())?,
-        link_id: text("link_id", input.link_id.as_ref())?,
-        link_kind: text("link_kind", input.link_kind.as_ref())?,
-        bounce_class: text("bounce_class", input.bounce_class.as_ref())?,
-        bounce_reason: text("bounce_reason", input.bounce_reason.as_ref())?,
-        unsubscribe_scope: text("unsubscribe_scope", input.unsubscribe_scope.as_ref())?,
-        provider: text("provider", input.provider.as_ref())?,
-        provider_message_id: text("provider_message_id", input.provider_message_id.as_ref())?,
-        group_id: text("group_id", input.group_id.as_ref())?,
-        name: text("name", input.name.as_ref())?,
-        url: text("url", input.url.as_ref())?,
-        title: text("title", input.title.as_ref())?,
-        referrer: text("referrer", input.referrer.as_ref())?,
+        email_id: text("email_id", input.email_id.take())?,
+        campaign_id: text("campaign_id", input.campaign_id.take())?,
+        campaign_run_id: text("campaign_run_id", input.campaign_run_id.take())?,
+        campaign_name: text("campaign_name", input.campaign_name.take())?,
+        email_subject: text("email_subject", input.email_subject.take())?,
+        email_link_url: text("email_link_url", input.email_link_url.take())?,
+        link_id: text("link_id", input.link_id.take())?,
+        link_kind: text("link_kind", input.link_kind.take())?,
+        bounce_class: text("bounce_class", input.bounce_class.take())?,
+        bounce_reason: text("bounce_reason", input.bounce_reason.take())?,
+        unsubscribe_scope: text("unsubscribe_scope", input.unsubscribe_scope.take())?,
+        provider: text("provider", input.provider.take())?,
+        provider_message_id: text("provider_message_id", input.provider_message_id.take())?,
+        group_id: text("group_id", input.group_id.take())?,
+        name: text("name", input.name.take())?,
+        url: text("url", input.url.take())?,
+        title: text("title", input.title.take())?,
+        referrer: text("referrer", input.referrer.take())?,
     })
 }
 
@@ -307,7 +316,7 @@ fn derived_id(
     kind: FactKind,
     at: Timestamp,
     identity: &Identity,
-    texts: &Texts,
+    texts: &Texts<'_>,
     seen: [Option<&str>; 3],
     members: [&str; 2],
 ) -> EventId {
@@ -370,8 +379,8 @@ fn unreachable_id() -> EventId {
 }
 
 /// Refuses an event whose call Segment would refuse: nothing is accepted that cannot be delivered.
-fn fits_an_item(input: &Input<'_>, fact: &Fact) -> Result<(), Rejection> {
-    if input.bytes < ITEM_TEXT_BYTES_MAX / 6 {
+fn fits_an_item(event_bytes: usize, fact: &Fact<'_>) -> Result<(), Rejection> {
+    if event_bytes < ITEM_TEXT_BYTES_MAX / 6 {
         return Ok(()); // even if every byte needed an escape
     }
     let body = &fact.body;
@@ -424,15 +433,19 @@ fn string<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<Option<&'v st
 }
 
 /// An optional text: empty counts as absent, NUL and excessive length are refused.
-fn text(field: &str, value: Option<&Value<'_>>) -> Result<Option<Box<str>>, Rejection> {
-    let Some(text) = string(field, value)? else { return Ok(None) };
+fn text<'a>(field: &str, value: Option<Value<'a>>) -> Result<Option<Cow<'a, str>>, Rejection> {
+    let text = match value {
+        None => return Ok(None),
+        Some(Value::Text(text)) => text,
+        Some(_) => return Err(bad_type(field, "a string")),
+    };
     if text.len() > TEXT_BYTES_MAX {
         return Err(Rejection::new(Code::FieldTooLong, format!("{field} is longer than {TEXT_BYTES_MAX} bytes")));
     }
-    if text.contains('\0') {
+    if memchr::memchr(0, text.as_bytes()).is_some() {
         return Err(Rejection::new(Code::ControlCharacter, format!("{field} has a NUL character")));
     }
-    Ok((!text.is_empty()).then(|| text.into()))
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn flag(field: &str, value: Option<&Value<'_>>) -> Result<Option<bool>, Rejection> {
@@ -443,7 +456,7 @@ fn flag(field: &str, value: Option<&Value<'_>>) -> Result<Option<bool>, Rejectio
     }
 }
 
-fn members<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<&'v str, Rejection> {
+fn members<'a>(field: &str, value: Option<&Value<'a>>) -> Result<&'a str, Rejection> {
     match value {
         None => Ok(""),
         Some(Value::Object { keys, .. }) if *keys > KEYS_MAX => {

@@ -59,7 +59,7 @@ pub(crate) fn verify(headers: &HeaderMap, body: &[u8], keys: &[Secret]) -> Resul
 /// What a body consists of.
 #[derive(Debug, Default)]
 pub(crate) struct Mapped {
-    pub(crate) facts: Vec<Fact>,
+    pub(crate) facts: Vec<Fact<'static>>,
     /// Events of types that are none of ours.
     pub(crate) unmapped: u64,
     /// Events that could not become facts, and what they were.
@@ -80,7 +80,7 @@ pub(crate) fn parse(body: &[u8], context: Context<'_>) -> Option<Mapped> {
         };
         match to_input(event, context.now) {
             None => mapped.unmapped += 1,
-            Some(input) => match check(&input, context) {
+            Some(input) => match check(input, context) {
                 Ok(fact) => mapped.facts.push(fact),
                 Err(why) => {
                     tracing::warn!(code = why.code.name(), event = type_of(event), "a sendgrid event cannot be taken");
@@ -101,7 +101,7 @@ fn type_of(event: &Map<String, Json>) -> &str {
     }
 }
 
-fn to_input<'a>(event: &'a Map<String, Json>, now: Timestamp) -> Option<Input<'a>> {
+fn to_input(event: &Map<String, Json>, now: Timestamp) -> Option<Input<'static>> {
     let text = |name: &str| event.get(name).and_then(scalar);
     // Our own fields ride in custom arguments, which SendGrid flattens into the event; the prefixed name wins.
     let custom = |name: &str| text(&format!("inflection_{name}")).or_else(|| text(name));

@@ -183,7 +183,7 @@ impl Service {
 
     /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
-    pub(crate) async fn store(&self, facts: &[Fact], in_hand: InHand) -> Result<(), Refusal> {
+    pub(crate) async fn store(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
         let unavailable = || {
             let message = "events cannot be stored now; send them again";
             Refusal::later(Code::StorageUnavailable, message, RETRY_SECONDS)

@@ -19,7 +19,7 @@ pub mod limits;
 mod resolve;
 
 pub use answer::{Answer, retry_after};
-pub use batch::{batch_body, compress};
+pub use batch::batch_body;
 pub use call::{Call, Invalid, Kind};
 pub use client::{Client, ClientError, Outcome, SendError};
 pub use endpoint::{Endpoint, InvalidEndpoint, Region};

@@ -1,76 +1,130 @@
-//! The sealed part of a fact.
+//! The sealed part of a fact: a `FactBody`, read and written without a copy of its texts.
 
-use inflection_domain::{Body, EmailAddress, EventId, PersonId};
-use prost::Message as _;
+use std::borrow::Cow;
 
-use crate::{DecodeError, enums, optional, pb};
+use inflection_domain::{Body, EmailAddress, EventId, LinkKind, PersonId};
 
-pub(crate) fn encode_body(body: &Body) -> pb::FactBody {
-    let text = |value: &Option<Box<str>>| value.as_deref().unwrap_or_default().to_owned();
-    pb::FactBody {
-        event_id: body.event_id.as_str().to_owned(),
-        person_id: body.person.as_str().to_owned(),
-        email: body.email.as_ref().map_or(String::new(), |email| email.as_str().to_owned()),
-        email_id: text(&body.email_id),
-        campaign_id: text(&body.campaign_id),
-        campaign_run_id: text(&body.campaign_run_id),
-        campaign_name: text(&body.campaign_name),
-        email_subject: text(&body.email_subject),
-        email_link_url: text(&body.email_link_url),
-        link_id: text(&body.link_id),
-        link_kind: enums::link_kind_to(body.link_kind),
-        is_machine: body.is_machine,
-        machine_reason: text(&body.machine_reason),
-        bounce_class: body.bounce_class.map_or(0, enums::bounce_class_to),
-        bounce_reason: text(&body.bounce_reason),
-        unsubscribe_scope: text(&body.unsubscribe_scope),
-        provider: text(&body.provider),
-        provider_message_id: text(&body.provider_message_id),
-        group_id: text(&body.group_id),
-        name: text(&body.name),
-        url: text(&body.url),
-        title: text(&body.title),
-        referrer: text(&body.referrer),
-        properties: body.properties.clone().into(),
-        traits: body.traits.clone().into(),
+use crate::fields::{Fields, put_bytes, put_number};
+use crate::{DecodeError, enums};
+
+/// Fields of a `FactBody` are numbered below this.
+const FIELDS: usize = 26;
+
+/// Writes the sealed part of a fact.
+pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
+    put_bytes(out, 1, body.event_id.as_str().as_bytes());
+    put_bytes(out, 2, body.person.as_str().as_bytes());
+    put_bytes(out, 3, body.email.as_ref().map_or("", EmailAddress::as_str).as_bytes());
+    for (field, text) in [
+        (4, &body.email_id),
+        (5, &body.campaign_id),
+        (6, &body.campaign_run_id),
+        (7, &body.campaign_name),
+        (8, &body.email_subject),
+        (9, &body.email_link_url),
+        (10, &body.link_id),
+    ] {
+        put_bytes(out, field, text.as_deref().unwrap_or_default().as_bytes());
     }
+    put_number(out, 11, enums::as_varint(enums::link_kind_to(body.link_kind)));
+    put_number(out, 12, u64::from(body.is_machine));
+    put_bytes(out, 13, body.machine_reason.as_deref().unwrap_or_default().as_bytes());
+    put_number(out, 14, enums::as_varint(body.bounce_class.map_or(0, enums::bounce_class_to)));
+    for (field, text) in [
+        (15, &body.bounce_reason),
+        (16, &body.unsubscribe_scope),
+        (17, &body.provider),
+        (18, &body.provider_message_id),
+        (19, &body.group_id),
+        (20, &body.name),
+        (21, &body.url),
+        (22, &body.title),
+        (23, &body.referrer),
+    ] {
+        put_bytes(out, field, text.as_deref().unwrap_or_default().as_bytes());
+    }
+    put_bytes(out, 24, body.properties.as_bytes());
+    put_bytes(out, 25, body.traits.as_bytes());
 }
 
-/// Reads the sealed part of a fact.
+/// Reads the sealed part of a fact. Its texts are borrowed.
 ///
 /// # Errors
 /// [`DecodeError`] when the bytes are no fact body.
-pub fn decode_body(bytes: &[u8]) -> Result<Body, DecodeError> {
-    let pb = pb::FactBody::decode(bytes)?;
-    let email = match pb.email.as_str() {
-        "" => None,
-        text => Some(EmailAddress::new(text).ok().ok_or(DecodeError::Field("email"))?),
-    };
-    Ok(Body {
-        event_id: EventId::new(pb.event_id).ok().ok_or(DecodeError::Field("event_id"))?,
-        person: PersonId::new(pb.person_id).ok().ok_or(DecodeError::Field("person_id"))?,
+pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
+    let mut texts = [""; FIELDS];
+    let (mut link_kind, mut is_machine, mut bounce_class) = (LinkKind::default(), false, None);
+    let mut fields = Fields::of(bytes);
+    while let Some((number, field)) = fields.next()? {
+        match number {
+            11 => link_kind = enums::link_kind_from(field.number()),
+            12 => is_machine = field.flag(),
+            14 => bounce_class = enums::bounce_class_from(field.number()),
+            _ => {
+                if let Some(text) = texts.get_mut(number as usize) {
+                    *text = field.text("a text of a fact body")?;
+                }
+            }
+        }
+    }
+    let [
+        _,
+        event_id,
+        person_id,
         email,
-        email_id: optional(pb.email_id),
-        campaign_id: optional(pb.campaign_id),
-        campaign_run_id: optional(pb.campaign_run_id),
-        campaign_name: optional(pb.campaign_name),
-        email_subject: optional(pb.email_subject),
-        email_link_url: optional(pb.email_link_url),
-        link_id: optional(pb.link_id),
-        link_kind: enums::link_kind_from(pb.link_kind),
-        is_machine: pb.is_machine,
-        machine_reason: optional(pb.machine_reason),
-        bounce_class: enums::bounce_class_from(pb.bounce_class),
-        bounce_reason: optional(pb.bounce_reason),
-        unsubscribe_scope: optional(pb.unsubscribe_scope),
-        provider: optional(pb.provider),
-        provider_message_id: optional(pb.provider_message_id),
-        group_id: optional(pb.group_id),
-        name: optional(pb.name),
-        url: optional(pb.url),
-        title: optional(pb.title),
-        referrer: optional(pb.referrer),
-        properties: pb.properties.into(),
-        traits: pb.traits.into(),
+        email_id,
+        campaign_id,
+        campaign_run_id,
+        campaign_name,
+        email_subject,
+        email_link_url,
+        link_id,
+        _,
+        _,
+        machine_reason,
+        _,
+        bounce_reason,
+        unsubscribe_scope,
+        provider,
+        provider_message_id,
+        group_id,
+        name,
+        url,
+        title,
+        referrer,
+        properties,
+        traits,
+    ] = texts;
+    let email = (!email.is_empty()).then(|| EmailAddress::new(email).ok().ok_or(DecodeError::Field("email")));
+    Ok(Body {
+        event_id: EventId::new(event_id).ok().ok_or(DecodeError::Field("event_id"))?,
+        person: PersonId::new(person_id).ok().ok_or(DecodeError::Field("person_id"))?,
+        email: email.transpose()?,
+        email_id: text(email_id),
+        campaign_id: text(campaign_id),
+        campaign_run_id: text(campaign_run_id),
+        campaign_name: text(campaign_name),
+        email_subject: text(email_subject),
+        email_link_url: text(email_link_url),
+        link_id: text(link_id),
+        link_kind,
+        is_machine,
+        machine_reason: text(machine_reason),
+        bounce_class,
+        bounce_reason: text(bounce_reason),
+        unsubscribe_scope: text(unsubscribe_scope),
+        provider: text(provider),
+        provider_message_id: text(provider_message_id),
+        group_id: text(group_id),
+        name: text(name),
+        url: text(url),
+        title: text(title),
+        referrer: text(referrer),
+        properties: Cow::Borrowed(properties),
+        traits: Cow::Borrowed(traits),
     })
+}
+
+fn text(text: &str) -> Option<Cow<'_, str>> {
+    (!text.is_empty()).then_some(Cow::Borrowed(text))
 }

@@ -4,6 +4,11 @@ use inflection_domain::{BounceClass, CallKind, FactKind, LinkKind, OpenSource};
 
 use crate::pb;
 
+/// An enum's number as it is written.
+pub(crate) fn as_varint(number: i32) -> u64 {
+    i64::from(number).cast_unsigned()
+}
+
 macro_rules! mirrored {
     ($to:ident, $from:ident, $name:ident: $($variant:ident),+) => {
         pub(crate) fn $to(value: $name) -> i32 {

@@ -14,12 +14,14 @@ mod decisions;
 mod delivery;
 mod enums;
 mod events;
+mod fields;
 mod installation;
 mod ownership;
 mod parked;
 mod rejected;
 mod pb {
     #![expect(unreachable_pub, reason = "generated from proto/, documented there")]
+    #![allow(dead_code, reason = "messages of the hot path are read and written by hand, and tested against these")]
     include!("gen/inflection.v1.rs");
 }
 
@@ -46,8 +48,4 @@ pub enum DecodeError {
 
 fn key(field: &'static str, bytes: &[u8]) -> Result<inflection_domain::Hash128, DecodeError> {
     bytes.try_into().map(inflection_domain::Hash128::from_bytes).ok().ok_or(DecodeError::Field(field))
-}
-
-fn optional(text: String) -> Option<Box<str>> {
-    (!text.is_empty()).then(|| text.into())
 }

@@ -30,18 +30,18 @@ const CASES: [(&str, &str); 11] = [
 /// One call of the script and who it is about.
 struct Step {
     user: Option<&'static str>,
-    body: Body,
+    body: Body<'static>,
     call: Call,
 }
 
 impl Step {
     /// A call about somebody whose user id is not known.
-    fn anonymous(body: Body, call: Call) -> Self {
+    fn anonymous(body: Body<'static>, call: Call) -> Self {
         Self { user: None, body, call }
     }
 
     /// A call about a known user.
-    fn known(body: Body, call: Call) -> Self {
+    fn known(body: Body<'static>, call: Call) -> Self {
         Self { user: Some("u-1"), body, call }
     }
 }

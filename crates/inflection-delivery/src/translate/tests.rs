@@ -17,8 +17,8 @@ pub(super) fn connection(settings: &str) -> Connection {
     Config::parse(&text, Options::default()).unwrap().workspaces.remove(0).connections.remove(0)
 }
 
-pub(super) fn body() -> Body {
-    let text = |text: &str| Some(Box::from(text));
+pub(super) fn body() -> Body<'static> {
+    let text = |text: &'static str| Some(std::borrow::Cow::Borrowed(text));
     Body {
         event_id: EventId::new("e1").unwrap(),
         person: PersonId::new("per_1").unwrap(),
@@ -48,7 +48,12 @@ pub(super) fn body() -> Body {
     }
 }
 
-pub(super) fn render(connection: &Connection, user: Option<&str>, body: &Body, call: &Call) -> (Translation, Vec<u8>) {
+pub(super) fn render(
+    connection: &Connection,
+    user: Option<&str>,
+    body: &Body<'_>,
+    call: &Call,
+) -> (Translation, Vec<u8>) {
     let decided = Decided {
         workspace: WorkspaceId::new("acme").unwrap(),
         occurred_at: Timestamp::parse("2026-11-23T10:00:00.123Z").unwrap(),
@@ -62,7 +67,7 @@ pub(super) fn render(connection: &Connection, user: Option<&str>, body: &Body, c
     (translation, out)
 }
 
-pub(super) fn item(connection: &Connection, user: Option<&str>, body: &Body, call: &Call) -> Value {
+pub(super) fn item(connection: &Connection, user: Option<&str>, body: &Body<'_>, call: &Call) -> Value {
     let (Translation::Rendered(at), out) = render(connection, user, body, call) else { panic!("rendered") };
     assert_eq!(&out[at.start..at.item], b"e1");
     assert_eq!(at.end, out.len());
@@ -155,7 +160,7 @@ fn a_senders_own_address_is_passed_on_as_the_connection_says() {
 }
 
 /// How often an item has a text. Readers disagree on an object that has a key twice, so parsing would hide it.
-fn count(body: &Body, kind: CallKind, text: &str) -> usize {
+fn count(body: &Body<'_>, kind: CallKind, text: &str) -> usize {
     let (_, out) = render(&connection(""), Some("u"), body, &call(kind));
     std::str::from_utf8(&out).unwrap().matches(text).count()
 }

@@ -12,7 +12,7 @@ fn mapped(body: &str) -> Option<Mapped> {
     parse(body.as_bytes(), Context { workspace: &workspace, key: &key, now, clamp_time: true })
 }
 
-fn one(fields: &str) -> Fact {
+fn one(fields: &str) -> Fact<'static> {
     let body = format!(
         r#"[{{"email":"ann@corp.example","timestamp":1795420800,"sg_event_id":"e1","sg_message_id":"m1.recvd-1",{fields}}}]"#
     );

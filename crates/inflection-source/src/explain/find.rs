@@ -53,7 +53,7 @@ pub(super) enum Hop {
 pub(super) struct DecidedEvent {
     /// The decision, its body taken out.
     pub(super) decided: Decided,
-    pub(super) body: Body,
+    pub(super) body: Body<'static>,
     /// Where its first call stands.
     pub(super) place: Place,
     /// Whether any fact of the workspace had contradicted what was known of its person, in this partition until here.
@@ -207,14 +207,14 @@ impl<'w> Wanted<'w> {
     }
 
     /// The body, if it is of an event or a person with this id.
-    fn named(&self, body: &[u8]) -> Option<Body> {
+    fn named(&self, body: &[u8]) -> Option<Body<'static>> {
         self.text.find(body)?;
         let body = decode_body(body).ok()?;
-        (body.event_id.as_str() == self.id || body.person.as_str() == self.id).then_some(body)
+        (body.event_id.as_str() == self.id || body.person.as_str() == self.id).then(|| body.into_owned())
     }
 
     /// The body, if the decision makes a call with this id.
-    fn called(&self, decided: &Decided) -> Option<Body> {
+    fn called(&self, decided: &Decided) -> Option<Body<'static>> {
         let high = self.message?;
         let mut own = self.connections.iter().filter(|(workspace, _)| *workspace == decided.workspace);
         let makes = own.any(|(workspace, connection)| {
@@ -223,7 +223,7 @@ impl<'w> Wanted<'w> {
                 id.high() == high && id.to_string() == self.id
             })
         });
-        if makes { decode_body(&decided.body).ok() } else { None }
+        if makes { decode_body(&decided.body).ok().map(Body::into_owned) } else { None }
     }
 
     /// What of a decision message is looked for.
@@ -325,7 +325,28 @@ impl<'s> Search<'s> {
         }
         let cut = self.found.len().saturating_sub(EVENTS_MAX);
         self.found.drain(..cut);
+        if self.wanted.is_message() {
+            for mut found in std::mem::take(&mut self.found) {
+                self.repeats(&mut found).await?;
+                self.found.push(found);
+            }
+        }
         Ok(self)
+    }
+
+    /// Counts the copies that wait of an event that was found by a messageId: they are made of no call yet, and only its
+    /// own id finds them.
+    async fn repeats(&mut self, found: &mut Found) -> anyhow::Result<()> {
+        let events = Log::new(&format!("events.{}", found.partition))?;
+        let (_, consumed) = end_of(self.bus, &Log::new(&format!("decisions.{}", found.partition))?).await?;
+        let event_id = found.event_id.clone();
+        let wanted = Wanted::new(event_id.as_str(), self.wanted.installation, self.wanted.connections);
+        let mut search = Search::new(self.bus, wanted);
+        let mut waiting = search.waiting(&events, consumed).await?;
+        waiting.retain(|copy| !consumed.covers(copy));
+        found.take_repeats(&mut waiting);
+        self.whole &= search.whole;
+        Ok(())
     }
 
     async fn partition(&mut self, partition: u16) -> anyhow::Result<()> {

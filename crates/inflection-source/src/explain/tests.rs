@@ -32,7 +32,7 @@ fn connection() -> ConnectionId {
     ConnectionId::new("prod").unwrap()
 }
 
-fn fact(event: &str, person: &str) -> Fact {
+fn fact(event: &str, person: &str) -> Fact<'static> {
     let (event_id, person) = (EventId::new(event).unwrap(), PersonId::new(person).unwrap());
     let key = Head::person_key(&workspace(), &person);
     let head = Head {
@@ -80,14 +80,14 @@ fn fact(event: &str, person: &str) -> Fact {
     Fact { head, body }
 }
 
-fn chunk(facts: &[Fact]) -> EventChunk {
+fn chunk(facts: &[Fact<'_>]) -> EventChunk {
     let mut chunk = EventChunk::default();
     facts.iter().for_each(|fact| encode_event(fact, &mut chunk));
     chunk
 }
 
 /// What was decided of a fact: one call, and before it an identify that links a user.
-fn decided(fact: &Fact, user: Option<&str>) -> Decided {
+fn decided(fact: &Fact<'_>, user: Option<&str>) -> Decided {
     let message = event_batch(Timestamp::from_ms(RECEIVED_AT), &[chunk(std::slice::from_ref(fact))]);
     let event = EventBatch::decode(message).unwrap().events.remove(0).unwrap();
     let call = |kind| Call::plain(kind, CallKey::new(kind, &[&fact.head.event.to_bytes()]));
@@ -98,7 +98,7 @@ fn decided(fact: &Fact, user: Option<&str>) -> Decided {
 }
 
 /// A step that consumed the first `consumed_events` of the first message.
-fn batch(consumed_events: u32, decisions: Vec<Decided>, seen: &[Fact]) -> DecisionBatch {
+fn batch(consumed_events: u32, decisions: Vec<Decided>, seen: &[Fact<'_>]) -> DecisionBatch {
     let calls = decisions.iter().map(|decided| decided.calls.len() as u64).sum();
     let folded = seen.len() as u64;
     DecisionBatch {
@@ -128,7 +128,7 @@ impl Install {
         Self { bus, installation, connections: vec![(workspace(), connection())], _dir: dir }
     }
 
-    async fn receive(&self, facts: &[Fact]) {
+    async fn receive(&self, facts: &[Fact<'_>]) {
         let message = event_batch(Timestamp::from_ms(RECEIVED_AT), &[chunk(facts)]);
         self.bus.append(&Log::new("events.0").unwrap(), None, message).await.unwrap();
     }
@@ -280,7 +280,7 @@ async fn a_calls_fate_follows_what_delivery_writes() {
 #[tokio::test]
 async fn an_answer_has_the_newest_events() {
     let install = Install::new().await;
-    let facts: Vec<Fact> = (0..EVENTS_MAX + 5).map(|number| fact(&format!("e-{number}"), "p-1")).collect();
+    let facts: Vec<Fact<'_>> = (0..EVENTS_MAX + 5).map(|number| fact(&format!("e-{number}"), "p-1")).collect();
     let decisions = facts.iter().map(|fact| decided(fact, None)).collect();
     install.decide(batch(0, decisions, &facts)).await;
     let told = install.explain("p-1").await;

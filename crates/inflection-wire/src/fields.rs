@@ -1,0 +1,222 @@
+//! Protobuf by hand, for the messages that every event passes through: read without copying, written without building
+//! the message first. The rest of the crate uses the generated types; both are the same bytes, and tests compare them.
+
+use crate::DecodeError;
+
+/// One field of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field<'a> {
+    /// An integer, enum or flag.
+    Varint(u64),
+    /// Eight bytes.
+    Fixed64(u64),
+    /// A text, bytes or message.
+    Bytes(&'a [u8]),
+    /// Four bytes; we have no such fields, but a later version may.
+    Fixed32,
+}
+
+impl<'a> Field<'a> {
+    pub(crate) fn varint(self) -> u64 {
+        match self {
+            Self::Varint(value) | Self::Fixed64(value) => value,
+            Self::Bytes(_) | Self::Fixed32 => 0,
+        }
+    }
+
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Varint(_) | Self::Fixed64(_) | Self::Fixed32 => &[],
+        }
+    }
+
+    pub(crate) fn text(self, name: &'static str) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.bytes()).ok().ok_or(DecodeError::Field(name))
+    }
+
+    pub(crate) fn flag(self) -> bool {
+        self.varint() != 0
+    }
+
+    /// An enum's number; numbers of later versions stay what they are.
+    pub(crate) fn number(self) -> i32 {
+        // Enums and int32 are written as 64 bits with their sign; the low half is the number.
+        let [a, b, c, d, ..] = self.varint().to_le_bytes();
+        i32::from_le_bytes([a, b, c, d])
+    }
+}
+
+/// The fields of a message, in order: number and value.
+#[derive(Debug, Clone)]
+pub(crate) struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+const CUT: DecodeError = DecodeError::Field("a field that is cut short or of no known kind");
+
+impl<'a> Fields<'a> {
+    pub(crate) fn of(message: &'a [u8]) -> Self {
+        Self { rest: message }
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..70).step_by(7) {
+            let (byte, rest) = self.rest.split_first()?;
+            self.rest = rest;
+            value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+            if *byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn field(&mut self) -> Option<(u32, Field<'a>)> {
+        let key = self.varint()?;
+        let field = match key & 7 {
+            0 => Field::Varint(self.varint()?),
+            1 => Field::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().ok()?)),
+            2 => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                Field::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.take(4)?;
+                Field::Fixed32
+            }
+            _ => return None,
+        };
+        Some((u32::try_from(key >> 3).ok()?, field))
+    }
+
+    /// The next field; `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, DecodeError> {
+        if self.rest.is_empty() { Ok(None) } else { self.field().map(Some).ok_or(CUT) }
+    }
+}
+
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(low_seven(value) | 0x80);
+        value >>= 7;
+    }
+    out.push(low_seven(value));
+}
+
+fn low_seven(value: u64) -> u8 {
+    let [low, ..] = (value & 0x7f).to_le_bytes();
+    low
+}
+
+/// Writes an integer, enum or flag; zero is what is absent.
+pub(crate) fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        put_varint(out, u64::from(field) << 3);
+        put_varint(out, value);
+    }
+}
+
+pub(crate) fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        put_varint(out, u64::from(field) << 3 | 1);
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Writes a text or bytes; empty is what is absent.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        put_varint(out, u64::from(field) << 3 | 2);
+        put_varint(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// Writes a message whose length is known only when it is written: most are shorter than 128 bytes or 16 KiB, so little
+/// is moved.
+pub(crate) fn put_message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    put_varint(out, u64::from(field) << 3 | 2);
+    let start = out.len();
+    // Room for a length below 16 KiB.
+    out.extend_from_slice(&[0, 0]);
+    let content = out.len();
+    write(out);
+    let mut length = Vec::new();
+    let bytes = out.len() - content;
+    let mut prefix = [0; 2];
+    match bytes {
+        0..0x80 => {
+            prefix = [low_seven(bytes as u64), 0];
+            out.copy_within(content.., start + 1);
+            out.truncate(start + 1 + bytes);
+        }
+        0x80..0x4000 => prefix = [low_seven(bytes as u64) | 0x80, low_seven(bytes as u64 >> 7)],
+        _ => {
+            put_varint(&mut length, bytes as u64);
+            let end = out.len();
+            out.resize(end + length.len() - 2, 0);
+            out.copy_within(content..end, start + length.len());
+        }
+    }
+    let written: &[u8] = match bytes {
+        0..0x80 => prefix.get(..1).unwrap_or_default(),
+        0x80..0x4000 => &prefix,
+        _ => &length,
+    };
+    if let Some(place) = out.get_mut(start..start + written.len()) {
+        place.copy_from_slice(written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_every_size_have_their_length() {
+        for size in [0usize, 1, 126, 127, 128, 129, 300, 16_382, 16_383, 16_384, 16_385, 300_000] {
+            let mut out = b"before".to_vec();
+            put_message(&mut out, 7, |out| {
+                if size > 0 {
+                    out.resize(out.len() + size, b'x');
+                }
+            });
+            put_number(&mut out, 1, 300);
+            let mut fields = Fields::of(&out[6..]);
+            let (number, field) = fields.next().unwrap().unwrap();
+            assert_eq!((number, field.bytes().len()), (7, size));
+            assert!(field.bytes().iter().all(|byte| *byte == b'x'));
+            assert_eq!(fields.next().unwrap(), Some((1, Field::Varint(300))), "size {size}");
+            assert_eq!(fields.next().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_refused() {
+        let mut out = Vec::new();
+        put_bytes(&mut out, 3, b"text");
+        put_fixed64(&mut out, 4, 7);
+        put_number(&mut out, 5, u64::MAX);
+        let read = |bytes: &[u8]| {
+            let mut fields = Fields::of(bytes);
+            let mut count = 0;
+            while fields.next()?.is_some() {
+                count += 1;
+            }
+            Ok::<_, DecodeError>(count)
+        };
+        assert_eq!(read(&out).unwrap(), 3);
+        let ends = [6, 15, out.len()];
+        for end in 1..out.len() {
+            assert_eq!(read(&out[..end]).is_ok(), ends.contains(&end), "cut at {end}");
+        }
+    }
+}
