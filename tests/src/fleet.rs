@@ -15,7 +15,7 @@ use crate::nats::NatsServer;
 use crate::ports;
 use crate::process::Process;
 use crate::segment::Segment;
-use crate::standalone::GRACE;
+use crate::standalone::{GRACE, SNAPSHOT_EVERY_BYTES};
 use crate::wait::SOON;
 
 /// Partitions that a fleet is provisioned with.
@@ -218,6 +218,8 @@ impl Fleet {
             &admin_listen.to_string(),
             "--allow-insecure-endpoint",
             "--allow-degraded",
+            "--snapshot-every-bytes",
+            SNAPSHOT_EVERY_BYTES,
         ]
         .map(str::to_owned)
         .to_vec();

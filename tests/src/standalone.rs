@@ -16,6 +16,9 @@ use crate::process::Process;
 use crate::segment::Segment;
 use crate::wait::SOON;
 
+/// Little, so that restarts under load are restarts from snapshots, with most of the log gone.
+pub(crate) const SNAPSHOT_EVERY_BYTES: &str = "65536";
+
 /// Ingest key of an install that is configured by flags alone.
 pub const INGEST_KEY: &str = "ik_flags_51b7e0c2d94f4a3890aa";
 
@@ -81,6 +84,8 @@ impl Standalone {
             "--admin-listen".to_owned(),
             admin_listen.to_string(),
             "--allow-insecure-endpoint".to_owned(),
+            "--snapshot-every-bytes".to_owned(),
+            SNAPSHOT_EVERY_BYTES.to_owned(),
         ];
         arguments.extend(configured(&folder));
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));

@@ -39,6 +39,6 @@ pub use handle::{ConnectionView, ControlError, DeliveryHandle};
 pub use journal::Attempt;
 pub use metrics::DeliveryMetrics;
 pub use partition::PartitionError;
-pub use progress::{ProgressError, load_progress, progress_key};
+pub use progress::{ProgressError, load_progress};
 pub use service::{DeliveryConfig, DeliveryError, start};
 pub use translate::{Rendered, Translation, translate};

@@ -21,12 +21,6 @@ const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Wait after a write that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
-/// The record of a partition's progress.
-#[must_use]
-pub fn progress_key(partition: u16) -> String {
-    format!("progress.{partition}")
-}
-
 /// Why progress cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgressError {
@@ -51,7 +45,7 @@ pub async fn load_progress(bus: &Bus, partition: u16) -> Result<DeliveryProgress
 
 /// The same with the record's revision.
 pub(crate) async fn load_revision(bus: &Bus, partition: u16) -> Result<(DeliveryProgress, Option<u64>), ProgressError> {
-    match bus.get_record(&progress_key(partition)).await? {
+    match bus.get_record(&DeliveryProgress::record_key(partition)).await? {
         Some(record) => Ok((DeliveryProgress::decode(&record.value)?, Some(record.revision))),
         None => Ok((DeliveryProgress::default(), None)),
     }
@@ -165,7 +159,7 @@ impl Tracked {
             let progress = self.progress();
             if let Some(progress) = progress.filter(|progress| stored.as_ref() != Some(progress)) {
                 let expected = self.revision().map_or(Expected::Absent, Expected::Revision);
-                match bus.put_record(&progress_key(partition), expected, progress.encode()).await {
+                match bus.put_record(&DeliveryProgress::record_key(partition), expected, progress.encode()).await {
                     Ok(revision) => {
                         self.set_revision(revision);
                         stored = Some(progress);
@@ -203,7 +197,7 @@ impl Tracked {
     /// Whether the record that stands against a write is that very write, whose answer was lost. `None` when it cannot be
     /// read now.
     async fn settle(&self, bus: &Bus, partition: u16, progress: &DeliveryProgress) -> Option<bool> {
-        let found = bus.get_record(&progress_key(partition)).await.ok()?;
+        let found = bus.get_record(&DeliveryProgress::record_key(partition)).await.ok()?;
         let ours = found.filter(|record| record.value == progress.encode());
         if let Some(record) = &ours {
             self.set_revision(record.revision);

@@ -1,8 +1,8 @@
 //! The fold: *(state, fact) → (state′, decision)*. Uniqueness and identity are decided here and nowhere else.
 
 use crate::call::CallKey;
-use crate::state::{Delivery, LinkClick, PartitionState, Person};
-use crate::{Call, CallKind, FactKind, Hash128, Head, LinkKind, OpenSource, UserId};
+use crate::state::{LinkClick, Mail, Mark, PartitionState, Person};
+use crate::{BounceClass, Call, CallKind, FactKind, Hash128, Head, LinkKind, OpenSource, UserId};
 
 /// What to do with opens or clicks of machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,19 +78,18 @@ impl PartitionState {
             FactKind::EmailOpened => self.fold_open(policy, head, told),
             FactKind::LinkClicked => self.fold_click(policy, head, told),
             FactKind::EmailDelivered => {
-                let first = |mail: &mut Delivery| !std::mem::replace(&mut mail.delivered, true);
-                self.fold_once_a_mail(head, CallKind::EmailDelivered, b"", first, told);
+                self.fold_once_a_mail(head, CallKind::EmailDelivered, b"", |mail| mail.mark(Mark::Delivered), told);
             }
             FactKind::EmailReportedAsSpam => {
-                let first = |mail: &mut Delivery| !std::mem::replace(&mut mail.spam, true);
-                self.fold_once_a_mail(head, CallKind::EmailReportedAsSpam, b"", first, told);
+                self.fold_once_a_mail(head, CallKind::EmailReportedAsSpam, b"", |mail| mail.mark(Mark::Spam), told);
             }
             FactKind::EmailBounced => {
-                let first = |mail: &mut Delivery| insert(&mut mail.bounces, head.bounce_class);
-                self.fold_once_a_mail(head, CallKind::EmailBounced, head.bounce_class.name().as_bytes(), first, told);
+                let class = head.bounce_class;
+                let first = |mail: &mut Mail| mail.bounce(class);
+                self.fold_once_a_mail(head, CallKind::EmailBounced, class.name().as_bytes(), first, told);
             }
             FactKind::EmailUnsubscribed => {
-                let first = |mail: &mut Delivery| insert(&mut mail.scopes, head.scope);
+                let first = |mail: &mut Mail| mail.unsubscribe(head.scope);
                 self.fold_once_a_mail(head, CallKind::EmailUnsubscribed, &head.scope.to_be_bytes(), first, told);
             }
             // The identify call was placed by `resolve`, ahead of everything that needs it.
@@ -103,7 +102,7 @@ impl PartitionState {
 
     /// Decides who the fact is about, and places the identify call that later calls need.
     fn resolve(&mut self, head: &Head, decision: &mut Decision) {
-        let known = self.persons.get(&head.person).map(|Person::Known(user)| user);
+        let known = self.user(head.person);
         let explicit = head.kind == FactKind::Identify;
         let identify = || raw(CallKind::Identify, head);
         match (known, &head.user) {
@@ -111,7 +110,7 @@ impl PartitionState {
             (None, Some(seen)) => {
                 decision.calls.push(link(head.person, seen));
                 decision.user = Some(seen.clone());
-                self.touch_person(head.person, Person::Known(seen.clone()));
+                self.change_person(head.person, Person::Known(seen.clone()));
             }
             (Some(known), Some(seen)) if known != seen => {
                 // The fact's own claim is kept for this fact alone; joining the anonymous id to a second user would
@@ -128,31 +127,32 @@ impl PartitionState {
 
     fn fold_open(&mut self, policy: &Policy, head: &Head, decision: &mut Decision) {
         let counted = !head.machine || policy.machine_opens == MachinePolicy::Include;
-        let mail = head.mail.key;
-        let delivery = self.touch_delivery(mail);
-        decision.contradiction = delivery.bounces.contains(&crate::BounceClass::Hard);
-        let source = if counted {
-            OpenSource::Pixel
-        } else {
-            delivery.machine_open = true;
-            OpenSource::ConfirmedByClick
-        };
-        let first = delivery.unique_open.is_none();
-        if counted && first {
-            delivery.open_winner = Some(head.event.high());
-        }
-        if counted || policy.machine_opens == MachinePolicy::Flag {
-            let unique = counted && delivery.open_winner == Some(head.event.high());
-            decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::EmailOpened, head) });
-        }
-        // A machine's pixel is an open only once a person's click proves it.
-        if first && (counted || !delivery.clicks.is_empty()) {
-            unique_open(delivery, mail, source, decision);
-            for pending in std::mem::take(&mut delivery.pending) {
-                let url = Some(pending.url).filter(|url| !url.is_empty());
-                click_per_open(policy, delivery, mail, pending.link, url, decision);
+        let (key, me) = (head.mail.key, head.event.high());
+        self.change_mail(key, |mail| {
+            decision.contradiction = mail.has_bounced(BounceClass::Hard);
+            let source = if counted {
+                OpenSource::Pixel
+            } else {
+                mail.mark(Mark::MachineOpen);
+                OpenSource::ConfirmedByClick
+            };
+            let first = mail.unique_open().is_none();
+            if counted && first {
+                mail.win_open(me);
             }
-        }
+            if counted || policy.machine_opens == MachinePolicy::Flag {
+                let unique = counted && mail.open_winner() == Some(me);
+                decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::EmailOpened, head) });
+            }
+            // A machine's pixel is an open only once a person's click proves it.
+            if first && (counted || !mail.clicks().is_empty()) {
+                unique_open(mail, key, source, decision);
+                for pending in mail.take_pending() {
+                    let url = Some(pending.url).filter(|url| !url.is_empty());
+                    click_per_open(policy, mail, key, pending.link, url, decision);
+                }
+            }
+        });
     }
 
     fn fold_click(&mut self, policy: &Policy, head: &Head, decision: &mut Decision) {
@@ -165,30 +165,32 @@ impl PartitionState {
             decision.calls.extend((!dropped).then_some(call));
             return;
         };
-        let (mail, me) = (head.mail.key, head.event.high());
-        let delivery = self.touch_delivery(mail);
-        let winner = delivery.clicks.iter().find(|click| click.link == link.key).map(|click| click.winner);
-        let first_on_link = winner.is_none() && delivery.clicks.len() < Self::LINKS_MAX;
-        if first_on_link {
-            delivery.clicks.push(LinkClick { link: link.key, winner: me });
-        }
-        let unique = first_on_link || winner == Some(me);
-        decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::LinkClicked, head) });
+        let (key, me) = (head.mail.key, head.event.high());
+        self.change_mail(key, |mail| {
+            let winner = mail.clicks().iter().find(|click| click.link == link.key).map(|click| click.winner);
+            let first_on_link = winner.is_none() && mail.clicks().len() < Self::LINKS_MAX;
+            if first_on_link {
+                mail.click(LinkClick { link: link.key, winner: me });
+            }
+            let unique = first_on_link || winner == Some(me);
+            decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::LinkClicked, head) });
 
-        if delivery.unique_open.is_none() && (delivery.machine_open || policy.implied_open) {
-            let source = if delivery.machine_open { OpenSource::ConfirmedByClick } else { OpenSource::ImpliedByClick };
-            unique_open(delivery, mail, source, decision);
-        }
-        if !first_on_link {
-            return;
-        }
-        let key = CallKey::new(CallKind::UniqueLinkClick, &[&mail.to_bytes(), &link.key.to_be_bytes()]);
-        decision.calls.push(Call { unique: Some(true), ..Call::plain(CallKind::UniqueLinkClick, key) });
-        if delivery.unique_open.is_some() {
-            click_per_open(policy, delivery, mail, link.key, None, decision);
-        } else if policy.click_per_open == ClickPerOpen::Link || delivery.pending.is_empty() {
-            delivery.wait_for_open(link.key, &link.url);
-        }
+            let machine_open = mail.is(Mark::MachineOpen);
+            if mail.unique_open().is_none() && (machine_open || policy.implied_open) {
+                let source = if machine_open { OpenSource::ConfirmedByClick } else { OpenSource::ImpliedByClick };
+                unique_open(mail, key, source, decision);
+            }
+            if !first_on_link {
+                return;
+            }
+            let call_key = CallKey::new(CallKind::UniqueLinkClick, &[&key.to_bytes(), &link.key.to_be_bytes()]);
+            decision.calls.push(Call { unique: Some(true), ..Call::plain(CallKind::UniqueLinkClick, call_key) });
+            if mail.unique_open().is_some() {
+                click_per_open(policy, mail, key, link.key, None, decision);
+            } else if policy.click_per_open == ClickPerOpen::Link || mail.pending().is_empty() {
+                mail.wait_for_open(link.key, &link.url);
+            }
+        });
     }
 
     /// A call told once a mail (per `part`, a bounce class or a scope), where the mail is known; else once a fact.
@@ -198,12 +200,12 @@ impl PartitionState {
         head: &Head,
         kind: CallKind,
         part: &[u8],
-        first: impl FnOnce(&mut Delivery) -> bool,
+        first: impl FnOnce(&mut Mail) -> bool,
         decision: &mut Decision,
     ) {
         if !head.mail.known {
             decision.calls.push(raw(kind, head));
-        } else if first(self.touch_delivery(head.mail.key)) {
+        } else if self.change_mail(head.mail.key, first) {
             let key = CallKey::new(kind, &[&head.mail.key.to_bytes(), part]);
             decision.calls.push(Call::plain(kind, key));
         }
@@ -221,36 +223,28 @@ fn link(person: Hash128, user: &UserId) -> Call {
     Call { links: true, ..Call::plain(CallKind::Identify, key) }
 }
 
-fn unique_open(delivery: &mut Delivery, mail: Hash128, source: OpenSource, decision: &mut Decision) {
-    delivery.unique_open = Some(source);
+fn unique_open(mail: &mut Mail, key: Hash128, source: OpenSource, decision: &mut Decision) {
+    mail.open(source);
     let kind = CallKind::EmailUniqueOpens;
-    let call = Call::plain(kind, CallKey::new(kind, &[&mail.to_bytes()]));
+    let call = Call::plain(kind, CallKey::new(kind, &[&key.to_bytes()]));
     decision.calls.push(Call { unique: Some(true), open_source: Some(source), ..call });
 }
 
 fn click_per_open(
     policy: &Policy,
-    delivery: &mut Delivery,
-    mail: Hash128,
+    mail: &mut Mail,
+    key: Hash128,
     link: u64,
     link_url: Option<Box<str>>,
     decision: &mut Decision,
 ) {
     let kind = CallKind::UniqueLinkClickPerUniqueOpen;
-    let key = match policy.click_per_open {
-        ClickPerOpen::Message if std::mem::replace(&mut delivery.per_open, true) => return,
-        ClickPerOpen::Message => CallKey::new(kind, &[&mail.to_bytes()]),
-        ClickPerOpen::Link => CallKey::new(kind, &[&mail.to_bytes(), &link.to_be_bytes()]),
+    let call_key = match policy.click_per_open {
+        ClickPerOpen::Message if !mail.mark(Mark::PerOpen) => return,
+        ClickPerOpen::Message => CallKey::new(kind, &[&key.to_bytes()]),
+        ClickPerOpen::Link => CallKey::new(kind, &[&key.to_bytes(), &link.to_be_bytes()]),
     };
-    decision.calls.push(Call { unique: Some(true), link_url, ..Call::plain(kind, key) });
-}
-
-fn insert<T: PartialEq>(set: &mut Vec<T>, value: T) -> bool {
-    let new = !set.contains(&value);
-    if new {
-        set.push(value);
-    }
-    new
+    decision.calls.push(Call { unique: Some(true), link_url, ..Call::plain(kind, call_key) });
 }
 
 #[cfg(test)]

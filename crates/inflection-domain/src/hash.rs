@@ -12,7 +12,15 @@ impl Hash128 {
     /// Hashes `parts` under `domain`. Each part is preceded by its length, so ("ab", "c") and ("a", "bc") differ.
     #[must_use]
     pub fn of(domain: &str, parts: &[&[u8]]) -> Self {
-        Self::pieces(domain, parts.iter().map(|part| std::slice::from_ref(part)))
+        Self::of_each(domain, parts.iter().copied())
+    }
+
+    /// As [`Hash128::of`], of parts that stand in no list.
+    pub(crate) fn of_each<'p>(domain: &str, parts: impl Iterator<Item = &'p [u8]>) -> Self {
+        let mut text = Text::new();
+        text.part(&[domain.as_bytes()]);
+        parts.for_each(|part| text.part(&[part]));
+        Self::first(&blake3::hash(text.bytes()))
     }
 
     /// As [`Hash128::of`], each part in pieces.

@@ -27,5 +27,5 @@ pub use ids::{
 };
 pub use machine::classify_open;
 pub use partition::{Partition, PartitionCount};
-pub use state::{Changes, Delivery, LinkClick, PartitionState, PendingLink, Person};
+pub use state::{Changes, Delivery, LinkClick, PartitionState, PendingLink, Person, Restore};
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -3,22 +3,31 @@
 //! State is a plain value. Everything that changes it goes through [`PartitionState::fold`](crate::PartitionState::fold)
 //! or through [`PartitionState::apply`] with the changes an earlier fold reported; both give the same state, so a log of
 //! changes is the state.
+//!
+//! A state holds millions of keys, so it is packed: the parts say how (`mail`, `seen`), and how nothing of it is ever
+//! touched all at once (`shards`).
 
-use std::collections::BTreeMap;
-
-use hashbrown::{HashMap, HashSet};
+mod export;
+mod mail;
+mod seen;
+mod shards;
 
 use crate::{BounceClass, Hash128, OpenSource, Timestamp, UserId};
 
+pub use export::Restore;
+pub(crate) use mail::{Mail, Mark};
+use seen::Seen;
+use shards::Shards;
+
 /// What is known of a person. Persons of whom nothing is known (still anonymous) have no entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Person {
     /// The person's user id was learned; it stays.
     Known(UserId),
 }
 
 /// The first counted click on one link of one mail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkClick {
     /// The link's key.
     pub link: u64,
@@ -27,7 +36,7 @@ pub struct LinkClick {
 }
 
 /// A counted click that waits for its mail to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PendingLink {
     /// The link's key.
     pub link: u64,
@@ -35,7 +44,7 @@ pub struct PendingLink {
     pub url: Box<str>,
 }
 
-/// What happened to one mail sent to one person (one delivery key `D`).
+/// What happened to one mail sent to one person (one delivery key `D`), as changes tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {
     /// Day of the last change, in log time; state expires from here.
@@ -65,18 +74,6 @@ pub struct Delivery {
 impl Delivery {
     /// Most bytes of addresses that wait in [`Delivery::pending`]; clicks beyond wait without theirs.
     pub const PENDING_BYTES_MAX: usize = 64 * 1024;
-
-    /// Adds a click that waits for the mail to be opened.
-    pub(crate) fn wait_for_open(&mut self, link: u64, url: &str) {
-        let waiting: usize = self.pending.iter().map(|pending| pending.url.len()).sum();
-        let fits = waiting + url.len() <= Self::PENDING_BYTES_MAX;
-        self.pending.push(PendingLink { link, url: if fits { url.into() } else { "".into() } });
-    }
-
-    fn bytes(&self) -> usize {
-        let links = self.clicks.len() * 16 + self.scopes.len() * 8;
-        80 + links + self.pending.iter().map(|pending| pending.url.len() + 16).sum::<usize>()
-    }
 }
 
 /// Changes that a run of folds made: full replacements of what they touched. Applying them in order rebuilds the state.
@@ -95,14 +92,16 @@ pub struct Changes {
 /// The state of one partition.
 #[derive(Debug, Clone, Default)]
 pub struct PartitionState {
-    pub(crate) log_time: Timestamp,
-    pub(crate) persons: HashMap<Hash128, Person>,
-    pub(crate) deliveries: HashMap<Hash128, Delivery>,
-    /// Event keys by the day they were seen, so that a day is forgotten in one step.
-    seen: BTreeMap<u32, HashSet<Hash128>>,
+    log_time: Timestamp,
+    seen: Seen,
+    persons: Shards<Hash128, Person>,
+    mails: Shards<Hash128, Mail>,
+    /// What persons and mails hold outside their maps.
+    heap_bytes: usize,
     new_seen: Vec<Hash128>,
-    touched_persons: HashSet<Hash128>,
-    touched_deliveries: HashSet<Hash128>,
+    /// Keys in the order they were touched, some more than once.
+    touched_persons: Vec<Hash128>,
+    touched_mails: Vec<Hash128>,
     changes_bytes: usize,
 }
 
@@ -113,17 +112,29 @@ impl PartitionState {
     pub const UNIQUENESS_DAYS: u32 = 400;
 
     /// Moves log time forward (never back) and forgets what has expired. To be called before the folds of a batch.
+    ///
+    /// What has expired counts no more from now on, but is dropped in turns over a day of log time: to look for it
+    /// everywhere at once takes long in a large state.
     pub fn advance(&mut self, log_time: Timestamp) {
-        let (before, after) = (self.log_time.day(), log_time.day());
-        self.log_time = self.log_time.max(log_time);
-        if after > before {
-            self.seen = self.seen.split_off(&after.saturating_sub(Self::SEEN_DAYS));
-            self.deliveries.retain(|_, delivery| !Self::expired(delivery, after));
+        if log_time <= self.log_time {
+            return;
         }
-    }
-
-    fn expired(delivery: &Delivery, today: u32) -> bool {
-        delivery.day + Self::UNIQUENESS_DAYS < today
+        let before = std::mem::replace(&mut self.log_time, log_time);
+        let today = log_time.day();
+        if today - before.day() > Self::SEEN_DAYS {
+            self.seen = Seen::default();
+        }
+        for shard in shards::turns(before, log_time) {
+            self.seen.sweep(shard, today);
+            let heap_bytes = &mut self.heap_bytes;
+            self.mails.sweep(shard, |mail| {
+                let expired = mail.has_expired(today);
+                if expired {
+                    *heap_bytes -= mail.heap_bytes();
+                }
+                !expired
+            });
+        }
     }
 
     /// Log time: the latest receive time of the batches folded so far.
@@ -132,38 +143,68 @@ impl PartitionState {
         self.log_time
     }
 
-    /// Entries held: persons, mails, event ids.
+    /// Entries held: persons, mails, event ids. Some of them may have expired.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {
-        (self.persons.len(), self.deliveries.len(), self.seen.values().map(HashSet::len).sum())
+        (self.persons.len(), self.mails.len(), self.seen.len())
+    }
+
+    /// About how many bytes of memory the state holds. Costs some microseconds: for every step, not for every fold.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let keys = self.new_seen.capacity() + self.touched_persons.capacity() + self.touched_mails.capacity();
+        let maps = self.seen.bytes() + self.persons.bytes() + self.mails.bytes();
+        size_of::<Self>() + keys * size_of::<Hash128>() + maps + self.heap_bytes
     }
 
     /// Remembers an event key; `false` when it was known.
     pub(crate) fn see(&mut self, event: Hash128) -> bool {
-        let today = self.log_time.day();
-        if self.seen.values().any(|day| day.contains(&event)) {
-            return false;
+        let new = self.seen.insert(event, self.log_time.day());
+        if new {
+            self.new_seen.push(event);
+            self.changes_bytes += 16;
         }
-        self.seen.entry(today).or_default().insert(event);
-        self.new_seen.push(event);
-        self.changes_bytes += 16;
-        true
+        new
     }
 
-    pub(crate) fn touch_person(&mut self, key: Hash128, person: Person) {
+    /// The user a person is.
+    pub(crate) fn user(&self, person: Hash128) -> Option<&UserId> {
+        self.persons.of(person).get(&person).map(|Person::Known(user)| user)
+    }
+
+    pub(crate) fn change_person(&mut self, key: Hash128, person: Person) {
         let Person::Known(user) = &person;
         self.changes_bytes += 32 + user.as_str().len();
-        self.persons.insert(key, person);
-        self.touched_persons.insert(key);
+        self.put_person(key, person);
+        self.touched_persons.push(key);
     }
 
-    pub(crate) fn touch_delivery(&mut self, key: Hash128) -> &mut Delivery {
-        self.touched_deliveries.insert(key);
+    /// Changes what is held of a mail; gives what `change` gives.
+    pub(crate) fn change_mail<T>(&mut self, key: Hash128, change: impl FnOnce(&mut Mail) -> T) -> T {
         let today = self.log_time.day();
-        let delivery = self.deliveries.entry(key).or_default();
-        delivery.day = today;
-        self.changes_bytes += delivery.bytes();
-        delivery
+        let mail = self.mails.of_mut(key).entry(key).or_default();
+        let before = mail.heap_bytes();
+        if mail.has_expired(today) {
+            *mail = Mail::default();
+        }
+        mail.touch(today);
+        let given = change(mail);
+        self.heap_bytes = self.heap_bytes + mail.heap_bytes() - before;
+        self.changes_bytes += mail.change_bytes();
+        self.touched_mails.push(key);
+        given
+    }
+
+    fn put_person(&mut self, key: Hash128, person: Person) {
+        self.heap_bytes += person.heap_bytes();
+        let old = self.persons.of_mut(key).insert(key, person);
+        self.heap_bytes -= old.map_or(0, |old| old.heap_bytes());
+    }
+
+    fn put_mail(&mut self, key: Hash128, mail: Mail) {
+        self.heap_bytes += mail.heap_bytes();
+        let old = self.mails.of_mut(key).insert(key, mail);
+        self.heap_bytes -= old.map_or(0, |old| old.heap_bytes());
     }
 
     /// About how large the changes since the last [`PartitionState::take_changes`] are when written, in bytes.
@@ -174,40 +215,47 @@ impl PartitionState {
 
     /// The changes since the last call, ordered by key so that equal folds give equal bytes.
     pub fn take_changes(&mut self) -> Changes {
-        let mut persons: Vec<Hash128> = self.touched_persons.drain().collect();
-        persons.sort_unstable();
-        let mut deliveries: Vec<Hash128> = self.touched_deliveries.drain().collect();
-        deliveries.sort_unstable();
         self.changes_bytes = 0;
+        let (persons, mails) = (&self.persons, &self.mails);
+        let person = |key: Hash128| Some((key, persons.of(key).get(&key)?.clone()));
+        let delivery = |key: Hash128| Some((key, Delivery::from(mails.of(key).get(&key)?)));
         Changes {
             log_time: self.log_time,
             seen: std::mem::take(&mut self.new_seen),
-            persons: persons.into_iter().filter_map(|key| Some((key, self.persons.get(&key)?.clone()))).collect(),
-            deliveries: deliveries
-                .into_iter()
-                .filter_map(|key| Some((key, self.deliveries.get(&key)?.clone())))
-                .collect(),
+            persons: drain_distinct(&mut self.touched_persons).filter_map(person).collect(),
+            deliveries: drain_distinct(&mut self.touched_mails).filter_map(delivery).collect(),
         }
     }
 
     /// Applies changes that an earlier fold reported.
     pub fn apply(&mut self, changes: Changes) {
         self.advance(changes.log_time);
-        self.seen.entry(changes.log_time.day()).or_default().extend(changes.seen);
-        self.persons.extend(changes.persons);
-        self.deliveries.extend(changes.deliveries);
+        let today = self.log_time.day();
+        changes.seen.into_iter().for_each(|event| self.seen.put(event, today));
+        changes.persons.into_iter().for_each(|(key, person)| self.put_person(key, person));
+        changes.deliveries.into_iter().for_each(|(key, delivery)| self.put_mail(key, delivery.into()));
     }
 }
 
-impl PartialEq for PartitionState {
-    /// Equal memory; what waits in the list of changes does not count, nor do days without events.
-    fn eq(&self, other: &Self) -> bool {
-        let days = |state: &Self| -> BTreeMap<u32, HashSet<Hash128>> {
-            state.seen.iter().filter(|(_, keys)| !keys.is_empty()).map(|(day, keys)| (*day, keys.clone())).collect()
-        };
-        self.log_time == other.log_time
-            && self.persons == other.persons
-            && self.deliveries == other.deliveries
-            && days(self) == days(other)
+impl Person {
+    /// Bytes held outside the value itself.
+    fn heap_bytes(&self) -> usize {
+        let Self::Known(user) = self;
+        heap(user.as_str().len())
     }
 }
+
+/// What an allocation takes: allocators round up, most of them to 16 bytes.
+fn heap(bytes: usize) -> usize {
+    bytes.next_multiple_of(16)
+}
+
+/// Empties a list of keys: each key once, in order.
+fn drain_distinct(keys: &mut Vec<Hash128>) -> impl Iterator<Item = Hash128> {
+    keys.sort_unstable();
+    keys.dedup();
+    keys.drain(..)
+}
+
+#[cfg(test)]
+mod tests;

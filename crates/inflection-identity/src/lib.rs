@@ -1,20 +1,24 @@
 //! Runs the domain's fold over each partition and appends what it decides, fenced.
 //!
 //! * `step`: the fold of what was read into the next decision message; pure, a state machine;
-//! * `partition`: the loop around it: read, fold, append, purge, and recovery from the log;
+//! * `partition`: the loop around it: read, fold, append, purge, and recovery;
+//! * `snapshots`: the state as a blob now and then, so that recovery is short and the log can be truncated;
 //! * `run`: all partitions.
 //!
 //! Nothing is decided here: the rules are `inflection-domain`'s. Nothing is sent from here: that is delivery's.
 
 mod metrics;
 mod partition;
+mod snapshots;
 mod step;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use inflection_bus::{Bus, InvalidName};
 use inflection_control::{Directory, Workspace};
 use inflection_domain::{PartitionCount, Policy, WorkspaceId};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +26,11 @@ use inflection_ownership::{Change, Shares, StopWait};
 pub use metrics::IdentityMetrics;
 pub use partition::PartitionError;
 use partition::Worker;
+use snapshots::SnapshotConfig;
 pub use step::{Position, Step};
+
+/// Snapshots a process takes at the same time: each holds a copy of a partition's state.
+const SNAPSHOTS_AT_ONCE: usize = 1;
 
 /// What identity is told.
 #[derive(Debug)]
@@ -31,6 +39,9 @@ pub struct IdentityConfig {
     pub partitions: PartitionCount,
     /// The workspaces, with each one's choices. A change applies to facts folded after it.
     pub directory: Directory,
+    /// Bytes of decisions after which a partition takes a snapshot; a state of more than half of that waits for twice its
+    /// own size.
+    pub snapshot_every_bytes: u64,
 }
 
 /// Each workspace's choices; those that are not configured get the default.
@@ -80,13 +91,16 @@ pub async fn run(
 ) -> Result<(), IdentityError> {
     let mut tasks: JoinSet<Result<u16, IdentityError>> = JoinSet::new();
     let mut served: HashMap<u16, (CancellationToken, Option<StopWait>)> = HashMap::new();
+    let snapshots =
+        SnapshotConfig { every_bytes: config.snapshot_every_bytes, gate: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)) };
     let mut open = true;
     while open || !tasks.is_empty() {
         tokio::select! {
             change = shares.next(), if open => match change {
                 Some(Change::Start(number)) => {
                     let Some(partition) = config.partitions.all().find(|one| one.index() == number) else { continue };
-                    let worker = Worker::new(partition, &bus, config.directory.clone(), metrics.clone())?;
+                    let (directory, snapshots) = (config.directory.clone(), snapshots.clone());
+                    let worker = Worker::new(partition, &bus, directory, snapshots, metrics.clone())?;
                     let stop = CancellationToken::new();
                     served.insert(number, (stop.clone(), None));
                     tasks.spawn(async move {

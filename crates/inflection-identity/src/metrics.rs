@@ -14,6 +14,10 @@ pub struct IdentityMetrics {
     pub(crate) messages: Counter,
     pub(crate) fenced: Counter,
     pub(crate) append_seconds: Histogram,
+    pub(crate) snapshots: Counter,
+    pub(crate) snapshots_failed: Counter,
+    pub(crate) snapshots_unreadable: Counter,
+    pub(crate) snapshot_seconds: Histogram,
 }
 
 impl IdentityMetrics {
@@ -31,6 +35,12 @@ impl IdentityMetrics {
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
             append_seconds: registry.seconds("inflection_identity_append_seconds", "Time of an append to the bus"),
+            snapshots: registry.counter("inflection_identity_snapshots", "Snapshots taken"),
+            snapshots_failed: registry
+                .counter("inflection_identity_snapshots_failed", "Snapshots that were not stored"),
+            snapshots_unreadable: registry
+                .counter("inflection_identity_snapshots_unreadable", "Snapshots that could not be used in a recovery"),
+            snapshot_seconds: registry.seconds("inflection_identity_snapshot_seconds", "Time to take a snapshot"),
         }
     }
 }

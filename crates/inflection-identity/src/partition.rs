@@ -1,4 +1,4 @@
-//! The loop around one partition's fold: read, fold, append, purge; and recovery from the log.
+//! The loop around one partition's fold: read, fold, append, purge; and recovery from a snapshot and the log after it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
 use inflection_domain::Partition;
-use inflection_wire::{DecisionBatch, DecodeError};
+use inflection_wire::{DecisionBatch, DecodeError, Snapshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::Policies;
 use crate::metrics::IdentityMetrics;
+use crate::snapshots::{LoadError, SnapshotConfig, Snapshots};
 use crate::step::{Input, Step};
 
 /// Bytes of input read for one step.
@@ -41,6 +42,9 @@ pub enum PartitionError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// Neither its snapshots nor its log give its state.
+    #[error("its state cannot be restored: {0}")]
+    Snapshots(String),
     /// The store has failed for good.
     #[error("the bus has failed: {0}")]
     Failed(String),
@@ -55,14 +59,16 @@ pub(crate) struct Worker {
     decisions: Log,
     unparsed: Log,
     directory: Directory,
+    snapshots: SnapshotConfig,
     metrics: IdentityMetrics,
 }
 
 /// What recovery gives: where to go on.
-struct Recovered {
-    step: Step,
+pub(crate) struct Recovered {
+    pub(crate) step: Step,
     fence: u64,
     reader: Reader,
+    snapshots: Snapshots,
 }
 
 impl Worker {
@@ -70,6 +76,7 @@ impl Worker {
         partition: Partition,
         bus: &Bus,
         directory: Directory,
+        snapshots: SnapshotConfig,
         metrics: IdentityMetrics,
     ) -> Result<Self, InvalidName> {
         Ok(Self {
@@ -79,6 +86,7 @@ impl Worker {
             decisions: Log::new(&format!("decisions.{partition}"))?,
             unparsed: Log::new(&format!("unparsed._events.{partition}"))?,
             directory,
+            snapshots,
             metrics,
         })
     }
@@ -120,31 +128,43 @@ impl Worker {
         Ok(())
     }
 
-    /// Rebuilds the state from the decision log.
-    async fn recover(&self) -> Result<Recovered, PartitionError> {
+    /// Rebuilds the state from the newest snapshot and the decision log after it.
+    pub(crate) async fn recover(&self) -> Result<Recovered, PartitionError> {
         let started = Instant::now();
-        let (mut step, mut fence) = (Step::default(), 0);
-        if let Some(last) = self.bus.last(&self.decisions).await? {
-            let mut log = self.bus.read(&self.decisions, 0);
-            while fence < last.sequence {
-                for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
-                    let batch = DecisionBatch::decode(payload)
-                        .map_err(|source| PartitionError::Decisions { sequence, source })?;
-                    step.replay(batch);
-                    fence = sequence;
-                }
+        let last = self.bus.last(&self.decisions).await?.map_or(0, |last| last.sequence);
+        let (mut snapshots, snapshot) = self.load_snapshot(last).await?;
+        let after = snapshot.as_ref().map_or(0, |snapshot| snapshot.head.decisions_through);
+        let (mut step, mut fence) = (snapshot.map(Step::restore).unwrap_or_default(), after);
+        let mut log = self.bus.read(&self.decisions, after);
+        while fence < last {
+            for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
+                snapshots.appended(payload.len());
+                let batch =
+                    DecisionBatch::decode(payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
+                step.replay(batch);
+                fence = sequence;
             }
         }
         let reader = self.bus.read(&self.events, step.position().through);
         let (persons, mails, events) = step.state().sizes();
-        tracing::debug!(partition = self.partition.index(), persons, mails, events, elapsed = ?started.elapsed(),
-            "partition recovered");
-        Ok(Recovered { step, fence, reader })
+        tracing::debug!(partition = self.partition.index(), snapshot = after, persons, mails, events,
+            elapsed = ?started.elapsed(), "partition recovered");
+        Ok(Recovered { step, fence, reader, snapshots })
+    }
+
+    async fn load_snapshot(&self, log_end: u64) -> Result<(Snapshots, Option<Snapshot>), PartitionError> {
+        let (config, metrics) = (self.snapshots.clone(), self.metrics.clone());
+        let loaded =
+            Snapshots::load(self.partition.index(), &self.bus, (&self.decisions, log_end), config, metrics).await;
+        loaded.map_err(|error| match error {
+            LoadError::Unavailable(error) => PartitionError::Read(ReadError::Unavailable(error)),
+            error @ (LoadError::Index(_) | LoadError::Lost { .. }) => PartitionError::Snapshots(error.to_string()),
+        })
     }
 
     /// Folds until `shutdown`, or until another owner has written (then it returns, and recovery starts anew).
     async fn own(&self, recovered: Recovered, shutdown: &CancellationToken) -> Result<(), PartitionError> {
-        let Recovered { mut step, mut fence, mut reader } = recovered;
+        let Recovered { mut step, mut fence, mut reader, mut snapshots } = recovered;
         let mut workspaces = self.directory.current();
         let mut policies = Policies::of(&workspaces);
         let mut inputs = VecDeque::new();
@@ -177,7 +197,9 @@ impl Worker {
             }
             let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
-            match self.append(fence, batch.encode(), shutdown).await? {
+            let payload = batch.encode();
+            snapshots.appended(payload.len());
+            match self.append(fence, payload, shutdown).await? {
                 Some(sequence) => fence = sequence,
                 None => return Ok(()),
             }
@@ -189,6 +211,7 @@ impl Worker {
             self.metrics.conflicts.add(counts.conflicts);
             self.metrics.contradictions.add(counts.contradictions);
             self.metrics.undecodable.add(counts.undecodable);
+            snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
                 purged = self.purge(step.position().through, purged).await;
                 purge_at = Instant::now() + PURGE_EVERY;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use inflection_domain::{PartitionState, Timestamp, Verdict, WorkspaceId};
-use inflection_wire::{Decided, DecisionBatch, DecodeError, Event, EventBatch, WorkspaceTotals};
+use inflection_wire::{
+    Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
+};
 
 use crate::Policies;
 
@@ -72,6 +74,27 @@ impl Input {
 }
 
 impl Step {
+    /// Goes on where a snapshot stands.
+    #[must_use]
+    pub fn restore(snapshot: Snapshot) -> Self {
+        let Snapshot { head, state } = snapshot;
+        let SnapshotHead { consumed_through, consumed_events, totals, .. } = head;
+        let totals = totals.into_iter().map(|totals| (totals.workspace.clone(), totals)).collect();
+        Self { state, totals, position: Position { through: consumed_through, events: consumed_events } }
+    }
+
+    /// What a snapshot says beside the state, when `decisions_through` is the last message of the log so far.
+    #[must_use]
+    pub fn snapshot_head(&self, partition: u16, decisions_through: u64) -> SnapshotHead {
+        SnapshotHead {
+            partition,
+            consumed_through: self.position.through,
+            consumed_events: self.position.events,
+            decisions_through,
+            totals: self.totals.values().cloned().collect(),
+        }
+    }
+
     /// Takes over what an earlier owner appended. To be called with every message of the decision log, in order.
     pub fn replay(&mut self, batch: DecisionBatch) {
         self.state.apply(batch.changes);
@@ -191,4 +214,4 @@ fn size(decided: &Decided) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -104,6 +104,15 @@ pub(crate) struct SendingArgs {
     pub(crate) park_after_seconds: u64,
 }
 
+/// How identity keeps its state.
+#[derive(Debug, Args)]
+pub(crate) struct FoldingArgs {
+    /// Bytes of decisions after which a partition's state is kept as a snapshot. A restart reads about twice as much at
+    /// most; what delivery has finished before is deleted, and `explain` knows it no more.
+    #[arg(long, env = "INFLECTION_SNAPSHOT_EVERY_BYTES", default_value_t = 16 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) snapshot_every_bytes: u64,
+}
+
 /// What `standalone` is told.
 #[derive(Debug, Args)]
 pub(crate) struct StandaloneArgs {
@@ -128,6 +137,8 @@ pub(crate) struct StandaloneArgs {
     pub(crate) file: ConfigFileArgs,
     #[command(flatten)]
     pub(crate) sending: SendingArgs,
+    #[command(flatten)]
+    pub(crate) folding: FoldingArgs,
     /// Partitions of a new install; an existing one keeps its own.
     #[arg(long, env = "INFLECTION_PARTITIONS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) partitions: u16,
@@ -161,6 +172,8 @@ pub(crate) struct StageArgs {
     pub(crate) file: ConfigFileArgs,
     #[command(flatten)]
     pub(crate) sending: SendingArgs,
+    #[command(flatten)]
+    pub(crate) folding: FoldingArgs,
     /// This worker's name among those of its stage, the same after a restart. Default: host name and admin port.
     #[arg(long, env = "INFLECTION_WORKER_ID")]
     pub(crate) worker_id: Option<String>,

@@ -33,7 +33,8 @@ const LEDGER_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Wanted {
     /// Ingest, on this listener.
     pub(crate) ingest: Option<TcpListener>,
-    pub(crate) identity: bool,
+    /// Identity, with a snapshot of a partition after so many bytes of its decisions.
+    pub(crate) identity: Option<u64>,
     /// Delivery, sending like this.
     pub(crate) delivery: Option<Sending>,
     /// The worker's name among those that share a stage's partitions; without one the process is alone.
@@ -116,10 +117,11 @@ impl Stages {
             let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
-        if wanted.identity {
+        if let Some(snapshot_every_bytes) = wanted.identity {
             let stop = CancellationToken::new();
             let (shares, member) = wanted.shares("identity", &bus, installation.partitions, stop.clone());
-            let config = IdentityConfig { partitions: installation.partitions, directory: directory.clone() };
+            let (partitions, directory) = (installation.partitions, directory.clone());
+            let config = IdentityConfig { partitions, directory, snapshot_every_bytes };
             let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
             spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }

@@ -218,7 +218,7 @@ fn decode_person(pb: pb::PersonState) -> Result<(Hash128, Person), DecodeError> 
     Ok((key("person_key", &pb.person_key)?, Person::Known(user)))
 }
 
-fn encode_delivery((key, delivery): (Hash128, Delivery)) -> pb::DeliveryState {
+pub(crate) fn encode_delivery((key, delivery): (Hash128, Delivery)) -> pb::DeliveryState {
     pb::DeliveryState {
         mail_key: Bytes::copy_from_slice(&key.to_bytes()),
         day: delivery.day,
@@ -239,7 +239,7 @@ fn encode_delivery((key, delivery): (Hash128, Delivery)) -> pb::DeliveryState {
     }
 }
 
-fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Delivery), DecodeError> {
+pub(crate) fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Delivery), DecodeError> {
     let (clicks, cut) = pb.clicks.as_chunks::<2>();
     if !cut.is_empty() {
         return Err(DecodeError::Field("clicks"));
@@ -264,7 +264,7 @@ fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Delivery), DecodeE
     Ok((key("mail_key", &pb.mail_key)?, delivery))
 }
 
-fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
+pub(crate) fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
     pb::WorkspaceTotals {
         workspace: totals.workspace.as_str().to_owned(),
         folded: totals.folded,
@@ -276,7 +276,7 @@ fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
     }
 }
 
-fn decode_totals(pb: &pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
+pub(crate) fn decode_totals(pb: &pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
     Ok(WorkspaceTotals {
         workspace: WorkspaceId::new(&pb.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
         folded: pb.folded,

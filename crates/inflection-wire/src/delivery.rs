@@ -109,6 +109,12 @@ impl ConnectionTotals {
 }
 
 impl DeliveryProgress {
+    /// The record's key.
+    #[must_use]
+    pub fn record_key(partition: u16) -> String {
+        format!("progress.{partition}")
+    }
+
     /// Writes the record.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -2,6 +2,7 @@
 //!
 //! * [`encode_event`] and [`EventChunk`]: facts become entries of an event batch that can be joined without decoding;
 //! * [`EventBatch::decode`], [`DecisionBatch`]: what identity reads and appends;
+//! * [`Snapshot`]: what identity keeps, so that the log before it can be deleted;
 //! * [`DeliveryProgress`], [`ParkedBatch`], [`DeadLetterEntry`]: what delivery keeps;
 //! * [`ClosedWindow`], [`OperatorHold`]: what workers tell each other of a connection;
 //! * [`Installation`]: the installation's identity.
@@ -19,6 +20,7 @@ mod installation;
 mod ownership;
 mod parked;
 mod rejected;
+mod snapshot;
 mod pb {
     #![expect(unreachable_pub, reason = "generated from proto/, documented there")]
     #![allow(dead_code, reason = "messages of the hot path are read and written by hand, and tested against these")]
@@ -34,6 +36,7 @@ pub use installation::{Installation, SCHEMA_VERSION};
 pub use ownership::{MemberRecord, OwnerRecord};
 pub use parked::{ParkedBatch, ParkedCall};
 pub use rejected::RejectedEvents;
+pub use snapshot::{Snapshot, SnapshotError, SnapshotHead, SnapshotIndex, SnapshotSlot};
 
 /// A message that is not what its subject promises.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ fn message(sequence: u64, facts: &[(FactKind, u8, u8, u8)]) -> Input {
     Input::new(sequence, event_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &[chunk]))
 }
 
-fn fact(kind: FactKind, event: u8, person: u8, user: u8) -> Fact<'static> {
+pub(crate) fn fact(kind: FactKind, event: impl ToString, person: u8, user: u8) -> Fact<'static> {
     let workspace = WorkspaceId::new("acme").unwrap();
     let (event_id, person) = (EventId::new(event.to_string()).unwrap(), PersonId::new(person.to_string()).unwrap());
     let person_key = Head::person_key(&workspace, &person);

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::{ConfigFileArgs, DemoArgs, ListenArgs, SendingArgs, StandaloneArgs};
+use crate::cli::{ConfigFileArgs, DemoArgs, FoldingArgs, ListenArgs, SendingArgs, StandaloneArgs};
 use crate::commands::{bind, say};
 use crate::ledger::{self, Ledger};
 use crate::reload::Read;
@@ -52,10 +52,10 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let bus = Bus::open_embedded(EmbeddedConfig::new(data.path().to_path_buf())).await.context("the embedded bus")?;
     let partitions = PartitionCount::new(16);
     let installation = install::load(&bus, &config.installation, partitions).await?;
-    let sending = settings::sending(&flags.sending);
+    let (sending, identity) = (settings::sending(&flags.sending), Some(flags.folding.snapshot_every_bytes));
     let read = Read::new(move || settings::standalone(&flags));
     let setup = Setup { bus, config, read, installation, admin_listener, admin_key: None };
-    let wanted = Wanted { ingest: Some(listener), identity: true, delivery: Some(sending), worker: None };
+    let wanted = Wanted { ingest: Some(listener), identity, delivery: Some(sending), worker: None };
     let stages = Stages::start(setup, wanted).await?;
 
     say(&format!(
@@ -99,6 +99,7 @@ fn standalone_args(data_dir: &std::path::Path, sandbox: SocketAddr) -> Standalon
         segment_endpoint: Some(format!("http://{sandbox}")),
         file: ConfigFileArgs { config: None, allow_insecure_endpoint: true },
         sending: SendingArgs { linger_ms: 100, in_flight_max: 8, park_after_seconds: 60 },
+        folding: FoldingArgs { snapshot_every_bytes: 16 * 1024 * 1024 },
         partitions: 16,
     }
 }

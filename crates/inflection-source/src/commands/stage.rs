@@ -71,7 +71,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     };
     let wanted = Wanted {
         ingest,
-        identity: stage == Stage::Identity,
+        identity: (stage == Stage::Identity).then_some(args.folding.snapshot_every_bytes),
         delivery: (stage == Stage::Delivery).then(|| settings::sending(&args.sending)),
         worker: Some(worker),
     };

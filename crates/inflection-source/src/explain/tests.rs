@@ -1,7 +1,7 @@
 //! The whole, against an embedded bus that holds what the stages would have written.
 
 use inflection_bus::{EmbeddedConfig, Expected, Log};
-use inflection_delivery::{dead_letter_log, progress_key};
+use inflection_delivery::dead_letter_log;
 use inflection_domain::{
     Body, BounceClass, Call, CallKey, CallKind, Changes, EventId, Fact, FactKind, Head, InstallationId,
     InstallationKey, LinkKind, MailRef, MessageId, PartitionCount, PersonId, Timestamp, UserId,
@@ -140,7 +140,7 @@ impl Install {
     async fn store(&self, totals: ConnectionTotals) {
         let through = totals.ended.through;
         let progress = DeliveryProgress { finished_through: through, read_through: through, connections: vec![totals] };
-        self.bus.put_record(&progress_key(0), Expected::Anything, progress.encode()).await.unwrap();
+        self.bus.put_record(&DeliveryProgress::record_key(0), Expected::Anything, progress.encode()).await.unwrap();
     }
 
     async fn bury(&self, outcome: DeadLetterOutcome) {

@@ -650,3 +650,91 @@ pub struct Owner {
     #[prost(uint64, tag = "2")]
     pub incarnation: u64,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Snapshot {
+    /// As in the frame.
+    #[prost(uint32, tag = "1")]
+    pub format_version: u32,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// How far input is consumed, as in the DecisionBatch that the snapshot stands at.
+    #[prost(uint64, tag = "3")]
+    pub consumed_through: u64,
+    #[prost(uint32, tag = "4")]
+    pub consumed_events: u32,
+    /// Sequence of that message in `decisions.<partition>`.
+    #[prost(uint64, tag = "5")]
+    pub decisions_through: u64,
+    #[prost(int64, tag = "6")]
+    pub log_time_ms: i64,
+    #[prost(message, repeated, tag = "7")]
+    pub totals: ::prost::alloc::vec::Vec<WorkspaceTotals>,
+    /// The state: each an encoded StatePortion, so that a reader holds one decoded at a time. In any order.
+    #[prost(bytes = "bytes", repeated, tag = "8")]
+    pub portions: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// A part of the state: some thousand keys of any kind. No key stands in two portions.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatePortion {
+    #[prost(message, repeated, tag = "1")]
+    pub seen: ::prost::alloc::vec::Vec<SeenDay>,
+    #[prost(message, optional, tag = "2")]
+    pub persons: ::core::option::Option<PersonColumns>,
+    #[prost(message, optional, tag = "3")]
+    pub mails: ::core::option::Option<MailColumns>,
+    /// Mails with clicks, waiting links or unsubscribes, whole.
+    #[prost(message, repeated, tag = "4")]
+    pub deliveries: ::prost::alloc::vec::Vec<DeliveryState>,
+}
+/// Event keys that were seen on one day.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeenDay {
+    /// Day since 1970 in log time.
+    #[prost(uint32, tag = "1")]
+    pub day: u32,
+    /// 16 bytes each, joined.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub event_keys: ::prost::bytes::Bytes,
+}
+/// Persons whose user id is known, in columns: the entries at one place of every column belong together.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PersonColumns {
+    /// 16 bytes each, joined.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub person_keys: ::prost::bytes::Bytes,
+    /// The user ids, each ended by a NUL, which no user id contains.
+    #[prost(string, tag = "2")]
+    pub known_user_ids: ::prost::alloc::string::String,
+}
+/// Mails without clicks, waiting links and unsubscribes, in columns: the entries at one place of every column belong
+/// together. The values are those of DeliveryState.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MailColumns {
+    /// 16 bytes each, joined.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub mail_keys: ::prost::bytes::Bytes,
+    #[prost(fixed32, repeated, tag = "2")]
+    pub days: ::prost::alloc::vec::Vec<u32>,
+    /// Sums of 1 (delivered), 2 (spam), 4 (machine_open), 8 (per_open) and 16 (open_winner has a value).
+    #[prost(uint32, repeated, tag = "3")]
+    pub marks: ::prost::alloc::vec::Vec<u32>,
+    #[prost(enumeration = "OpenSource", repeated, tag = "4")]
+    pub unique_opens: ::prost::alloc::vec::Vec<i32>,
+    /// Sums of 2 to the power of a BounceClass.
+    #[prost(uint32, repeated, tag = "5")]
+    pub bounces: ::prost::alloc::vec::Vec<u32>,
+    /// Of the mails that have one, in their order.
+    #[prost(fixed64, repeated, tag = "6")]
+    pub open_winners: ::prost::alloc::vec::Vec<u64>,
+}
+/// The record `snapshots.<partition>`: which blob is the newest, and what of the log is gone. Written with
+/// compare-and-set only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotIndex {
+    /// The two last snapshots take turns in the blobs `state.<partition>.0` and `state.<partition>.1`.
+    #[prost(uint32, tag = "1")]
+    pub newest_slot: u32,
+    /// `decisions.<partition>` may be deleted up to this sequence: a snapshot that stands before it is of no use.
+    #[prost(uint64, tag = "2")]
+    pub truncated_through: u64,
+}

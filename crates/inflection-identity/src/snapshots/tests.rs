@@ -1,0 +1,262 @@
+//! Identity on a real store: restarts from snapshots, damaged ones, and what of the log stays.
+
+use std::time::Duration;
+
+use inflection_bus::EmbeddedConfig;
+use inflection_control::Directory;
+use inflection_domain::{FactKind, PartitionCount, Timestamp};
+use inflection_ownership::Shares;
+use inflection_telemetry::Registry;
+use inflection_wire::{EventChunk, encode_event, event_batch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::partition::{PartitionError, Worker};
+use crate::step::tests::fact;
+use crate::{IdentityConfig, IdentityError};
+
+/// Longest wait for anything here.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Every message of decisions is longer than this, so a snapshot follows each unless one is under way.
+const ALWAYS: u64 = 1;
+const NEVER: u64 = u64::MAX;
+
+struct Install {
+    bus: Bus,
+    metrics: IdentityMetrics,
+    events: Log,
+    decisions: Log,
+    _folder: tempfile::TempDir,
+}
+
+struct Life {
+    task: JoinHandle<Result<(), IdentityError>>,
+    stop: CancellationToken,
+}
+
+impl Install {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let log = |name| Log::new(name).unwrap();
+        let metrics = IdentityMetrics::new(&Registry::default());
+        Self { bus, metrics, events: log("events.0"), decisions: log("decisions.0"), _folder: folder }
+    }
+
+    fn start(&self, snapshot_every_bytes: u64) -> Life {
+        let (stop, partitions) = (CancellationToken::new(), PartitionCount::new(1).unwrap());
+        let (shares, all) = Shares::alone(1, stop.clone());
+        let config = IdentityConfig { partitions, directory: Directory::new(Vec::new()).1, snapshot_every_bytes };
+        let run = crate::run(config, self.bus.clone(), self.metrics.clone(), shares);
+        let task = tokio::spawn(async move { tokio::join!(run, all).0 });
+        Life { task, stop }
+    }
+
+    /// Events of many persons, and the wait until they are decided.
+    async fn fold(&self, rounds: std::ops::Range<u8>) {
+        for round in rounds {
+            let events = self.bus.append(&self.events, None, message(round)).await.unwrap();
+            until(async || {
+                let last = self.bus.last(&self.decisions).await.unwrap();
+                let batch = last.map(|last| inflection_wire::DecisionBatch::decode(last.payload).unwrap());
+                batch.is_some_and(|batch| batch.consumed_through == events)
+            })
+            .await;
+        }
+    }
+
+    /// Says for delivery that all decided calls have come to an end.
+    async fn deliver(&self) {
+        let finished_through = self.bus.last(&self.decisions).await.unwrap().unwrap().sequence;
+        let progress = DeliveryProgress { finished_through, ..DeliveryProgress::default() };
+        let key = DeliveryProgress::record_key(0);
+        self.bus.put_record(&key, Expected::Anything, progress.encode()).await.unwrap();
+    }
+
+    async fn index(&self) -> SnapshotIndex {
+        let record = self.bus.get_record(&SnapshotIndex::record_key(0)).await.unwrap();
+        record.map(|record| SnapshotIndex::decode(&record.value).unwrap()).unwrap_or_default()
+    }
+
+    async fn recover(&self) -> Result<Step, PartitionError> {
+        let snapshots = SnapshotConfig { every_bytes: NEVER, gate: Arc::new(Semaphore::new(1)) };
+        let partition = PartitionCount::new(1).unwrap().all().next().unwrap();
+        let directory = Directory::new(Vec::new()).1;
+        let worker = Worker::new(partition, &self.bus, directory, snapshots, self.metrics.clone()).unwrap();
+        worker.recover().await.map(|recovered| recovered.step)
+    }
+
+    /// Spoils a snapshot.
+    async fn damage(&self, slot: SnapshotSlot) {
+        let name = slot.blob_name(0);
+        let mut blob = self.bus.get_blob(&name).await.unwrap().unwrap().to_vec();
+        *blob.last_mut().unwrap() ^= 1;
+        self.bus.put_blob(&name, blob.into()).await.unwrap();
+    }
+
+    /// The sequence of the first message of the decision log.
+    async fn first_decision(&self) -> u64 {
+        self.bus.read(&self.decisions, 0).next(1).await.unwrap().first().unwrap().sequence
+    }
+}
+
+/// Some opens and clicks of eight persons, of whom some become known, and one event of the round before again.
+fn message(round: u8) -> Bytes {
+    let mut chunk = EventChunk::default();
+    for person in 0..8u8 {
+        let user = if person < round % 8 { person + 1 } else { 0 };
+        for (kind, name) in [(FactKind::EmailOpened, "open"), (FactKind::LinkClicked, "click")] {
+            encode_event(&fact(kind, format!("{name}-{round}-{person}"), person, user), &mut chunk);
+        }
+    }
+    encode_event(&fact(FactKind::EmailOpened, format!("open-{}-0", round.saturating_sub(1)), 0, 0), &mut chunk);
+    event_batch(Timestamp::from_ms(i64::from(round) * 3_600_000), &[chunk])
+}
+
+impl Life {
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.expect("it did not come about in time");
+}
+
+/// What the same events give without any snapshot.
+async fn without_snapshots(rounds: u8) -> Step {
+    let install = Install::new().await;
+    let life = install.start(NEVER);
+    install.fold(0..rounds).await;
+    life.end().await;
+    assert_eq!(install.first_decision().await, 1, "the log is whole");
+    install.recover().await.unwrap()
+}
+
+fn assert_same(one: &Step, other: &Step) {
+    assert_eq!(one.state(), other.state());
+    assert_eq!(one.state().digest(), other.state().digest());
+    assert_eq!(one.position(), other.position());
+    assert_eq!(one.snapshot_head(0, 0), other.snapshot_head(0, 0), "the totals");
+}
+
+/// Folds and delivers until the log was truncated; gives how many rounds that took.
+async fn truncated(install: &Install) -> u8 {
+    let life = install.start(ALWAYS);
+    let mut rounds = 0;
+    while install.index().await.truncated_through == 0 {
+        install.fold(rounds..rounds + 1).await;
+        install.deliver().await;
+        rounds += 1;
+        assert!(rounds < 200, "never truncated");
+    }
+    // The purge follows the index.
+    until(async || install.first_decision().await > 1).await;
+    life.end().await;
+    rounds
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_gives_the_same_state_from_a_shorter_log() {
+    let install = Install::new().await;
+    let rounds = truncated(&install).await;
+    let reference = without_snapshots(rounds).await;
+    assert_same(&install.recover().await.unwrap(), &reference);
+
+    let slot = install.index().await.newest_slot;
+    install.damage(slot).await;
+    assert_same(&install.recover().await.unwrap(), &reference);
+    assert_eq!(install.metrics.snapshots_unreadable.get(), 1);
+    install.damage(slot.other()).await;
+    let error = install.recover().await.unwrap_err().to_string();
+    assert!(error.contains("restore the bus from a backup"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_deleted_that_delivery_has_not_finished() {
+    let install = Install::new().await;
+    let life = install.start(ALWAYS);
+    install.fold(0..20).await;
+    until(async || install.metrics.snapshots.get() >= 2).await;
+    life.end().await;
+    assert_eq!((install.index().await.truncated_through, install.first_decision().await), (0, 1));
+    // With the whole log no snapshot is needed.
+    for slot in [SnapshotSlot::Even, SnapshotSlot::Odd] {
+        install.damage(slot).await;
+    }
+    assert_same(&install.recover().await.unwrap(), &without_snapshots(20).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_restored_goes_on_as_if_nothing_had_been() {
+    let install = Install::new().await;
+    let rounds = truncated(&install).await;
+    let life = install.start(ALWAYS);
+    install.fold(rounds..rounds + 10).await;
+    life.end().await;
+    assert_same(&install.recover().await.unwrap(), &without_snapshots(rounds + 10).await);
+}
+
+#[tokio::test]
+async fn who_owns_the_partition_no_more_deletes_nothing() {
+    let install = Install::new().await;
+    let life = install.start(NEVER);
+    install.fold(0..5).await;
+    install.deliver().await;
+    life.end().await;
+    let kept = Kept { through: 3, ..Kept::default() };
+    let work = |kept| Work { partition: 0, bus: install.bus.clone(), log: install.decisions.clone(), kept };
+    let step = install.recover().await.unwrap();
+    let head = step.snapshot_head(0, 5);
+    let blob = Snapshot::encode(&head, step.state());
+    let other = SnapshotIndex::default().encode();
+    install.bus.put_record(&SnapshotIndex::record_key(0), Expected::Absent, other).await.unwrap();
+    let refused = work(kept).store(blob.clone(), &head).await;
+    assert!(matches!(refused, Err(StoreError::Record(RecordError::Conflict))), "{refused:?}");
+    assert_eq!(install.first_decision().await, 1);
+
+    let revision = install.bus.get_record(&SnapshotIndex::record_key(0)).await.unwrap().map(|record| record.revision);
+    let stored = work(Kept { revision, ..kept }).store(blob, &head).await.unwrap();
+    assert_eq!((stored.index.truncated_through, install.first_decision().await), (3, 4));
+}
+
+#[tokio::test]
+async fn a_snapshot_of_another_log_is_not_used() {
+    let install = Install::new().await;
+    let life = install.start(NEVER);
+    install.fold(0..3).await;
+    life.end().await;
+    let step = install.recover().await.unwrap();
+    // It stands at a message that the log has not: the bus was restored from an older backup.
+    let blob = Snapshot::encode(&step.snapshot_head(0, 99), step.state());
+    install.bus.put_blob(&SnapshotSlot::Even.blob_name(0), blob).await.unwrap();
+    let index = SnapshotIndex::default().encode();
+    install.bus.put_record(&SnapshotIndex::record_key(0), Expected::Absent, index).await.unwrap();
+    assert_same(&install.recover().await.unwrap(), &step);
+    assert_eq!(install.metrics.snapshots_unreadable.get(), 1);
+}
+
+#[test]
+fn the_log_goes_up_to_the_older_snapshot_and_what_is_finished() {
+    for (truncated, older_snapshot, finished, expected) in
+        [(0, 0, 9, 0), (0, 5, 9, 5), (0, 5, 3, 3), (4, 5, 3, 4), (0, 5, 0, 0), (7, 0, 0, 7)]
+    {
+        assert_eq!(truncation(truncated, older_snapshot, finished), expected);
+    }
+}
+
+#[test]
+fn a_large_state_waits_for_more_decisions() {
+    for (since, every, snapshot, expected) in
+        [(9, 10, 0, false), (10, 10, 0, true), (10, 10, 6, false), (12, 10, 6, true), (0, 0, 0, false)]
+    {
+        assert_eq!(is_due(since, every, snapshot), expected, "{since} {every} {snapshot}");
+    }
+}
