@@ -242,6 +242,9 @@ fn one_mail_in_ten_is_poisoned_and_harms_no_other() {
     assert_books(&install.admin(), history.dead.len(), 0);
 }
 
+/// A query parameter and its value.
+type Choice<'c> = (&'c str, &'c str);
+
 #[test]
 fn letters_are_found_by_reason_and_time() {
     let mut ward = Ward::open("letters by reason and time");
@@ -249,7 +252,7 @@ fn letters_are_found_by_reason_and_time() {
     let (between, none) = (between.as_str(), BTreeSet::new());
     let after: BTreeSet<String> = large.union(&late).cloned().collect();
     let refused: BTreeSet<String> = early.union(&late).cloned().collect();
-    let rows: [(&[(&str, &str)], &BTreeSet<String>); 7] = [
+    let rows: [(&[Choice<'_>], &BTreeSet<String>); 7] = [
         (&[("reason", BAD_REQUEST)], &refused),
         (&[("reason", TOO_LARGE)], &large),
         (&[("reason", "no_such_reason")], &none),

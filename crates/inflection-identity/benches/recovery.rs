@@ -3,6 +3,8 @@
 //! `cargo bench -p inflection-identity --bench recovery -- [KEYS]` (5,000,000 unless told). Of ten keys five are event ids,
 //! four are mails (of which 40 in 100 were opened and 5 clicked) and one is a known person.
 
+#![expect(clippy::print_stdout, reason = "figures are for people")]
+
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use inflection_ownership::Shares;
 use inflection_telemetry::Registry;
 use inflection_wire::{DecisionBatch, EventChunk, Snapshot, SnapshotHead, SnapshotIndex, encode_event, event_batch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -53,7 +56,8 @@ async fn measure(keys: u64) -> Outcome<()> {
     let (shares, all) = Shares::alone(PARTITIONS, stop.clone());
     let config = IdentityConfig { partitions, directory: Directory::new(Vec::new()).1, snapshot_every_bytes: u64::MAX };
     let run = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
-    let identity = tokio::spawn(async move { tokio::join!(run, all).0 });
+    let tasks = TaskTracker::new();
+    let identity = tasks.spawn(async move { tokio::join!(run, all).0 });
     for partition in 0..PARTITIONS {
         // Its first decision after the start.
         bus.read(&decisions(partition)?, 1).next(1).await?;

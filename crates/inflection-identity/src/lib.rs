@@ -14,6 +14,7 @@ mod step;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use inflection_bus::{Bus, InvalidName};
 use inflection_control::{Directory, Workspace};
@@ -31,6 +32,8 @@ pub use step::{Position, Step};
 
 /// Snapshots a process takes at the same time: each holds a copy of a partition's state.
 const SNAPSHOTS_AT_ONCE: usize = 1;
+/// How long the last one may take when everything else has ended.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(2);
 
 /// What identity is told.
 #[derive(Debug)]
@@ -122,5 +125,7 @@ pub async fn run(
             }
         }
     }
+    // Who holds the gate is still writing one. The partitions are free already.
+    let _written_or_late = tokio::time::timeout(LAST_SNAPSHOT, snapshots.gate.acquire()).await;
     Ok(())
 }

@@ -140,7 +140,7 @@ impl Worker {
             for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
                 snapshots.appended(payload.len());
                 let batch =
-                    DecisionBatch::decode(payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
+                    DecisionBatch::decode(&payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
                 step.replay(batch);
                 fence = sequence;
             }
@@ -228,7 +228,7 @@ impl Worker {
         shutdown: &CancellationToken,
     ) -> Result<bool, PartitionError> {
         for Message { sequence, payload } in messages {
-            let input = Input::new(sequence, payload.clone());
+            let input = Input::new(sequence, &payload);
             if input.is_damaged() {
                 tracing::error!(
                     partition = self.partition.index(),

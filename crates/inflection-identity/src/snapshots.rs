@@ -77,7 +77,7 @@ pub(crate) struct Snapshots {
     kept: Kept,
     /// Bytes of decisions since the newest.
     since: u64,
-    /// The one that is being taken. Ends with its owner.
+    /// The one that is being taken.
     taking: JoinSet<Result<Kept, StoreError>>,
 }
 
@@ -161,6 +161,13 @@ impl Snapshots {
                 tracing::warn!(partition, error, "no snapshot could be taken; the next attempt follows more decisions");
             }
         }
+    }
+}
+
+impl Drop for Snapshots {
+    /// What is being written is written to its end: a blob that is cut off leaves its pieces on the bus.
+    fn drop(&mut self) {
+        self.taking.detach_all();
     }
 }
 

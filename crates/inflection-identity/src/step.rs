@@ -53,7 +53,7 @@ pub(crate) struct Counts {
 
 impl Input {
     /// Decodes a message. One that is no event batch at all becomes a single event that cannot be read.
-    pub(crate) fn new(sequence: u64, payload: Bytes) -> Self {
+    pub(crate) fn new(sequence: u64, payload: &Bytes) -> Self {
         let (received_at, events) = match EventBatch::decode(payload) {
             Ok(batch) => (batch.received_at, batch.events),
             Err(error) => (Timestamp::default(), vec![Err(error)]),

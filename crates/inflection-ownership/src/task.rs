@@ -54,7 +54,6 @@ pub enum OwnershipError {
 
 impl Shares {
     /// All partitions, for a stage that is alone on its bus; they stop at `shutdown`.
-    #[must_use]
     pub fn alone(partitions: u16, shutdown: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
         let (tell, shares) = mpsc::channel(usize::from(partitions).max(1));
         let all = async move {
@@ -93,7 +92,6 @@ enum Done {
 
 /// Joins the workers of a stage, and gives the partitions that fall to this one until `shutdown`; then lets go of them, one
 /// by one as the stage has finished with them.
-#[must_use]
 pub fn join(
     bus: &Bus,
     identity: Identity,

@@ -372,4 +372,6 @@ impl Ownership {
 }
 
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod tests;

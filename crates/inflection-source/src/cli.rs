@@ -450,6 +450,12 @@ pub(crate) struct BenchArgs {
     /// How long a call waits for company, in milliseconds.
     #[arg(long, default_value_t = 100)]
     pub(crate) linger_ms: u64,
+    /// Workers of identity, and as many of delivery, on a NATS bus.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: u16,
+    /// The sink answers 503 until all events are in; then the time is taken until they are all delivered.
+    #[arg(long)]
+    pub(crate) outage: bool,
     /// A nats-server (2.14 or newer) for the NATS buses.
     #[arg(long, env = "NATS_SERVER", default_value = "nats-server")]
     pub(crate) nats_server: PathBuf,

@@ -81,7 +81,7 @@ pub(crate) async fn read(bus: &Bus, partitions: PartitionCount) -> anyhow::Resul
         let progress = load_progress(bus, partition).await.context("progress cannot be read")?;
         let last = bus.last(&Log::new(&format!("decisions.{partition}"))?).await?;
         let (decided_through, batch) = match last {
-            Some(message) => (message.sequence, DecisionBatch::decode(message.payload)?),
+            Some(message) => (message.sequence, DecisionBatch::decode(&message.payload)?),
             None => (0, DecisionBatch::default()),
         };
         add_events(&mut ledger, &batch);
@@ -177,7 +177,7 @@ async fn pending_events(bus: &Bus, partition: u16, batch: &DecisionBatch) -> any
         let Ok(messages) = messages else { break };
         for message in messages? {
             sequence = message.sequence;
-            count += EventBatch::decode(message.payload).map_or(1, |batch| batch.events.len() as u64);
+            count += EventBatch::decode(&message.payload).map_or(1, |batch| batch.events.len() as u64);
         }
     }
     Ok(count.saturating_sub(u64::from(batch.consumed_events)))

@@ -56,15 +56,12 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
     let (mut link_kind, mut is_machine, mut bounce_class) = (LinkKind::default(), false, None);
     let mut fields = Fields::of(bytes);
     while let Some((number, field)) = fields.next()? {
-        match number {
-            11 => link_kind = enums::link_kind_from(field.number()),
-            12 => is_machine = field.flag(),
-            14 => bounce_class = enums::bounce_class_from(field.number()),
-            _ => {
-                if let Some(text) = texts.get_mut(number as usize) {
-                    *text = field.text("a text of a fact body")?;
-                }
-            }
+        match (number, texts.get_mut(number as usize)) {
+            (11, _) => link_kind = enums::link_kind_from(field.number()),
+            (12, _) => is_machine = field.flag(),
+            (14, _) => bounce_class = enums::bounce_class_from(field.number()),
+            (_, Some(text)) => *text = field.text("a text of a fact body")?,
+            (_, None) => {}
         }
     }
     let [

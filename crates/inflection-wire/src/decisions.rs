@@ -85,8 +85,8 @@ impl DecisionBatch {
     ///
     /// # Errors
     /// [`DecodeError`] when it is no decision batch; a decision log has no entries that may be skipped.
-    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
-        Self::read(&message, true)
+    pub fn decode(message: &Bytes) -> Result<Self, DecodeError> {
+        Self::read(message, true)
     }
 
     /// Reads everything but the changes of state, which are much of a message and of use to identity only.
@@ -345,10 +345,10 @@ mod tests {
             totals: vec![WorkspaceTotals { folded: 1, calls: 2, ..WorkspaceTotals::new(workspace) }],
         };
         let encoded = batch.clone().encode();
-        assert_eq!(DecisionBatch::decode(encoded.clone()).unwrap(), batch);
+        assert_eq!(DecisionBatch::decode(&encoded).unwrap(), batch);
         // The generated code agrees with the hand-written one: it understands the message, and is understood.
         let generated = pb::DecisionBatch::decode(&encoded[..]).unwrap();
-        assert_eq!(DecisionBatch::decode(generated.encode_to_vec().into()).unwrap(), batch);
+        assert_eq!(DecisionBatch::decode(&generated.encode_to_vec().into()).unwrap(), batch);
         let without = DecisionBatch { changes: Changes::default(), ..batch };
         assert_eq!(DecisionBatch::decode_decisions(&encoded).unwrap(), without);
     }

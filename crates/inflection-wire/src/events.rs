@@ -82,13 +82,13 @@ impl EventBatch {
     ///
     /// # Errors
     /// [`DecodeError`] when the message as a whole is no event batch.
-    pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(message: &Bytes) -> Result<Self, DecodeError> {
         let (mut received_at, mut events, mut last) = (Timestamp::default(), Vec::new(), None);
-        let mut fields = Fields::of(&message);
+        let mut fields = Fields::of(message);
         while let Some((number, field)) = fields.next()? {
             match number {
                 RECEIVED_AT_FIELD => received_at = Timestamp::from_ms(field.varint().cast_signed()),
-                EVENTS_FIELD => events.push(decode_event(field.bytes(), &message, &mut last)),
+                EVENTS_FIELD => events.push(decode_event(field.bytes(), message, &mut last)),
                 _ => {}
             }
         }
@@ -236,7 +236,7 @@ mod tests {
                 event.body = pb::FactBody::decode(&event.body[..]).unwrap().encode_to_vec().into();
             }
             for message in [written, generated.encode_to_vec().into()] {
-                let batch = EventBatch::decode(message).unwrap();
+                let batch = EventBatch::decode(&message).unwrap();
                 prop_assert_eq!(batch.received_at.as_ms(), 99);
                 prop_assert_eq!(batch.events.len(), facts.len());
                 for (event, fact) in batch.events.iter().zip(&facts) {
@@ -249,7 +249,7 @@ mod tests {
 
         #[test]
         fn garbage_is_an_error_not_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _outcome = EventBatch::decode(bytes.clone().into());
+            let _outcome = EventBatch::decode(&bytes.clone().into());
             let _outcome = crate::decode_body(&bytes);
         }
     }

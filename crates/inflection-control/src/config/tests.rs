@@ -77,7 +77,7 @@ fn what_is_not_said_is_the_default() {
     let text = "[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\nid = \"c\"\nwrite_key = { value = \"w\" }";
     let secret = Secret::new("w").unwrap();
     let connection = Connection::new(ConnectionId::new("c").unwrap(), secret, Endpoint::of_region(Region::default()));
-    assert_eq!(parse(text).unwrap().workspaces[0].connections, [connection.clone()]);
+    assert_eq!(parse(text).unwrap().workspaces[0].connections, std::slice::from_ref(&connection));
     assert!(connection.gzip && connection.warehouse_names);
     assert_eq!(connection.expire_after.as_secs(), 604_800);
     for seconds in ["0", "31536001", "1.5", "-1"] {

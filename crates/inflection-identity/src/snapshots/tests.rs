@@ -10,6 +10,7 @@ use inflection_telemetry::Registry;
 use inflection_wire::{EventChunk, encode_event, event_batch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::partition::{PartitionError, Worker};
@@ -49,7 +50,7 @@ impl Install {
         let (shares, all) = Shares::alone(1, stop.clone());
         let config = IdentityConfig { partitions, directory: Directory::new(Vec::new()).1, snapshot_every_bytes };
         let run = crate::run(config, self.bus.clone(), self.metrics.clone(), shares);
-        let task = tokio::spawn(async move { tokio::join!(run, all).0 });
+        let task = TaskTracker::new().spawn(async move { tokio::join!(run, all).0 });
         Life { task, stop }
     }
 
@@ -59,7 +60,7 @@ impl Install {
             let events = self.bus.append(&self.events, None, message(round)).await.unwrap();
             until(async || {
                 let last = self.bus.last(&self.decisions).await.unwrap();
-                let batch = last.map(|last| inflection_wire::DecisionBatch::decode(last.payload).unwrap());
+                let batch = last.map(|last| inflection_wire::DecisionBatch::decode(&last.payload).unwrap());
                 batch.is_some_and(|batch| batch.consumed_through == events)
             })
             .await;
@@ -107,10 +108,10 @@ fn message(round: u8) -> Bytes {
     for person in 0..8u8 {
         let user = if person < round % 8 { person + 1 } else { 0 };
         for (kind, name) in [(FactKind::EmailOpened, "open"), (FactKind::LinkClicked, "click")] {
-            encode_event(&fact(kind, format!("{name}-{round}-{person}"), person, user), &mut chunk);
+            encode_event(&fact(kind, &format!("{name}-{round}-{person}"), person, user), &mut chunk);
         }
     }
-    encode_event(&fact(FactKind::EmailOpened, format!("open-{}-0", round.saturating_sub(1)), 0, 0), &mut chunk);
+    encode_event(&fact(FactKind::EmailOpened, &format!("open-{}-0", round.saturating_sub(1)), 0, 0), &mut chunk);
     event_batch(Timestamp::from_ms(i64::from(round) * 3_600_000), &[chunk])
 }
 

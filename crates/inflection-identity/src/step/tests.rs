@@ -9,14 +9,14 @@ use super::*;
 fn message(sequence: u64, facts: &[(FactKind, u8, u8, u8)]) -> Input {
     let mut chunk = EventChunk::default();
     for (kind, event, person, user) in facts {
-        encode_event(&fact(*kind, *event, *person, *user), &mut chunk);
+        encode_event(&fact(*kind, &event.to_string(), *person, *user), &mut chunk);
     }
-    Input::new(sequence, event_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &[chunk]))
+    Input::new(sequence, &event_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &[chunk]))
 }
 
-pub(crate) fn fact(kind: FactKind, event: impl ToString, person: u8, user: u8) -> Fact<'static> {
+pub(crate) fn fact(kind: FactKind, event: &str, person: u8, user: u8) -> Fact<'static> {
     let workspace = WorkspaceId::new("acme").unwrap();
-    let (event_id, person) = (EventId::new(event.to_string()).unwrap(), PersonId::new(person.to_string()).unwrap());
+    let (event_id, person) = (EventId::new(event).unwrap(), PersonId::new(person.to_string()).unwrap());
     let person_key = Head::person_key(&workspace, &person);
     let url = (kind == FactKind::LinkClicked).then(|| "https://example.com".into());
     let head = Head {
@@ -83,7 +83,7 @@ fn run(messages: &Messages, bytes_max: usize, crash: impl Fn(usize) -> bool) -> 
     };
     let mut inputs = load(0);
     while let Some((batch, _)) = step.fold(&mut inputs, &Policies::default(), bytes_max) {
-        let written = DecisionBatch::decode(batch.encode()).unwrap();
+        let written = DecisionBatch::decode(&batch.encode()).unwrap();
         log.push(written);
         if crash(log.len()) {
             step = Step::default();
@@ -119,7 +119,7 @@ proptest! {
 #[test]
 fn what_cannot_be_read_is_counted_and_passed() {
     let mut inputs = VecDeque::from([
-        Input::new(1, Bytes::from_static(b"\xff\xff not protobuf")),
+        Input::new(1, &Bytes::from_static(b"\xff\xff not protobuf")),
         message(2, &[(FactKind::EmailOpened, 1, 1, 0)]),
     ]);
     assert!(inputs[0].is_damaged() && !inputs[1].is_damaged());

@@ -57,11 +57,9 @@ impl World {
         let end = self.now + time;
         while self.now < end {
             self.now += STEP;
-            for name in self.workers.keys().cloned().collect::<Vec<_>>() {
-                if !self.workers[&name].asleep && !self.workers[&name].gone {
-                    self.act(&name);
-                }
-            }
+            let awake = self.workers.iter().filter(|(_, worker)| !worker.asleep && !worker.gone);
+            let awake: Vec<_> = awake.map(|(name, _)| name.clone()).collect();
+            awake.iter().for_each(|name| self.act(name));
         }
     }
 

@@ -10,12 +10,12 @@ mod report;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use inflection_sandbox::{Sandbox, SandboxConfig};
+use inflection_sandbox::{Fault, FaultRule, Faults, Sandbox, SandboxConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, BenchBus};
 use crate::commands::look::AdminClient;
 use crate::commands::say;
 use crate::ledger::{self, Ledger};
@@ -38,6 +38,9 @@ pub(crate) async fn run(args: BenchArgs) -> Result<End, Failure> {
 }
 
 async fn measure(args: &BenchArgs) -> anyhow::Result<report::Report> {
+    if args.workers > 1 && args.bus == BenchBus::Embedded {
+        bail!("the embedded bus has one process: --workers needs --bus nats-default or nats-always");
+    }
     let traced = args.events <= TRACED_EVENTS_MAX;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -50,9 +53,15 @@ async fn measure(args: &BenchArgs) -> anyhow::Result<report::Report> {
     let pipeline = processes::Pipeline::start(args, sink_address).await?;
     let before = pipeline.usage()?;
     let started = Instant::now();
+    if args.outage {
+        let down = Fault::Status { code: 503, retry_after: None, rate_limit_reset: None };
+        sink.set_faults(Faults { rules: vec![FaultRule::always(down)] });
+    }
     let loaded = load::run(args, pipeline.ingest).await?;
+    let healed = args.outage.then(Instant::now);
+    sink.set_faults(Faults::default());
     let ledger = rest(&pipeline).await?;
-    let took = started.elapsed();
+    let (took, drained) = (started.elapsed(), healed.map(|healed| healed.elapsed()));
     let usage = pipeline.usage()?.since(&before);
     let fact_to_segment = traced.then(|| report::Percentiles::of(fact_to_segment(&sink)));
     let summary = sink.summary();
@@ -60,7 +69,7 @@ async fn measure(args: &BenchArgs) -> anyhow::Result<report::Report> {
     stop.cancel();
     tasks.close();
     tasks.wait().await;
-    Ok(report::Report::new(args, &loaded, &ledger, &summary, took, fact_to_segment, usage))
+    Ok(report::Report::new(args, &loaded, &ledger, &summary, (took, drained), fact_to_segment, usage))
 }
 
 /// Waits until nothing is on its way: asked of the admin listener, or of the bus when the stages are apart.

@@ -135,7 +135,7 @@ impl Consumed {
 async fn end_of(bus: &Bus, decisions: &Log) -> anyhow::Result<(Sequence, Consumed)> {
     let last = bus.last(decisions).await.context("the decisions cannot be read")?;
     let Some(Message { sequence, payload }) = last else { return Ok((0, Consumed::default())) };
-    let batch = decode(decisions, sequence, DecisionBatch::decode(payload))?;
+    let batch = decode(decisions, sequence, DecisionBatch::decode(&payload))?;
     Ok((sequence, Consumed { through: batch.consumed_through, events: batch.consumed_events }))
 }
 
@@ -261,7 +261,7 @@ impl<'w> Wanted<'w> {
             return Vec::new();
         }
         // What cannot be decoded is counted by identity, and is no event.
-        let Ok(batch) = EventBatch::decode(payload) else { return Vec::new() };
+        let Ok(batch) = EventBatch::decode(&payload) else { return Vec::new() };
         let mut waiting = Vec::new();
         for (index, event) in (0u32..).zip(batch.events) {
             let Ok(Event { head, body }) = event else { continue };
@@ -402,7 +402,7 @@ impl<'s> Search<'s> {
                 if !self.wanted.may_be_in(&payload) {
                     continue;
                 }
-                let batch = decode(log, sequence, DecisionBatch::decode(payload))?;
+                let batch = decode(log, sequence, DecisionBatch::decode(&payload))?;
                 for mut found in self.wanted.found_in(&batch, partition, sequence) {
                     found.take_repeats(waiting);
                     self.total += 1;

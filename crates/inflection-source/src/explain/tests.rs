@@ -89,7 +89,7 @@ fn chunk(facts: &[Fact<'_>]) -> EventChunk {
 /// What was decided of a fact: one call, and before it an identify that links a user.
 fn decided(fact: &Fact<'_>, user: Option<&str>) -> Decided {
     let message = event_batch(Timestamp::from_ms(RECEIVED_AT), &[chunk(std::slice::from_ref(fact))]);
-    let event = EventBatch::decode(message).unwrap().events.remove(0).unwrap();
+    let event = EventBatch::decode(&message).unwrap().events.remove(0).unwrap();
     let call = |kind| Call::plain(kind, CallKey::new(kind, &[&fact.head.event.to_bytes()]));
     let mut calls: Vec<Call> = user.map(|_| Call { links: true, ..call(CallKind::Identify) }).into_iter().collect();
     calls.push(call(CallKind::EmailDelivered));

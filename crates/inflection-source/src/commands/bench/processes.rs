@@ -112,7 +112,9 @@ impl Pipeline {
         if !provision.status().await?.success() {
             bail!("provision failed");
         }
-        for name in ["delivery", "identity", "ingest"] {
+        let workers = usize::from(args.workers);
+        let sharing = std::iter::repeat_n("delivery", workers).chain(std::iter::repeat_n("identity", workers));
+        for name in sharing.chain(["ingest"]) {
             let admin = if name == "ingest" { self.admin } else { free()? };
             let mut command = stage(name, config, admin)?;
             command.args(["--nats-url", &url, "--allow-degraded"]);

@@ -38,7 +38,11 @@ pub(super) struct Report {
     batch: u64,
     concurrency: u64,
     partitions: u16,
+    /// Of identity, and as many of delivery.
+    workers: u16,
     seconds: f64,
+    /// After an outage until all events were in: from its end to the last call at the sink.
+    drain_seconds: Option<f64>,
     /// From the first request to the last call at the sink.
     events_per_second: f64,
     /// From the first request to the last 200.
@@ -63,7 +67,7 @@ impl Report {
         loaded: &Loaded,
         ledger: &Ledger,
         sink: &Summary,
-        took: Duration,
+        (took, drained): (Duration, Option<Duration>),
         fact_to_segment_ms: Option<Percentiles>,
         usage: Usage,
     ) -> Self {
@@ -76,7 +80,9 @@ impl Report {
             batch: args.batch,
             concurrency: args.concurrency,
             partitions: args.partitions,
+            workers: args.workers,
             seconds: took.as_secs_f64(),
+            drain_seconds: drained.map(|drained| drained.as_secs_f64()),
             events_per_second: rate(took),
             ingest_events_per_second: rate(loaded.time),
             answer_us: Percentiles::of(loaded.answers_us.clone()),
@@ -107,8 +113,12 @@ fn ratio(count: u64, by: f64) -> f64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bus, events, batch, concurrency, partitions, .. } = self;
-        writeln!(f, "{bus}: {events} events in requests of {batch}, {concurrency} at once, {partitions} partitions")?;
+        write!(f, "{bus}: {events} events in requests of {batch}, {concurrency} at once, {partitions} partitions")?;
+        writeln!(f, ", workers of identity and of delivery: {}", self.workers)?;
         writeln!(f, "  end to end   {:>9.0} events/s  ({:.2} s)", self.events_per_second, self.seconds)?;
+        if let Some(seconds) = self.drain_seconds {
+            writeln!(f, "  drained in   {seconds:>9.2} s after the outage")?;
+        }
         writeln!(f, "  ingest       {:>9.0} events/s", self.ingest_events_per_second)?;
         let Percentiles { p50, p99, max } = self.answer_us;
         writeln!(f, "  the 200      p50 {:.2} ms  p99 {:.2} ms  max {:.2} ms", ms(p50), ms(p99), ms(max))?;
