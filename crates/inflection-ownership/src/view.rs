@@ -201,7 +201,8 @@ impl Ownership {
         }
         let record = (record.incarnation, record.beat, record.leaving);
         match self.members.get_mut(&worker) {
-            Some(seen) if seen.record == record => {}
+            // What an older life said counts no more.
+            Some(seen) if seen.record == record || seen.record.0 > record.0 => {}
             Some(seen) => *seen = Seen { record, at: now },
             None => drop(self.members.insert(worker, Seen { record, at: now })),
         }
@@ -212,6 +213,8 @@ impl Ownership {
         let Some(one) = self.partitions.get_mut(usize::from(partition)) else { return };
         if revision > one.revision {
             one.owner = Claim::of(record);
+            let younger = |owner: &Claim| owner.worker == self.me.worker && owner.incarnation > self.me.incarnation;
+            self.replaced |= one.owner.as_ref().is_some_and(younger);
             one.revision = revision;
             one.not_before = Duration::ZERO;
         }
@@ -219,19 +222,20 @@ impl Ownership {
 
     /// A write came through and gave this revision; or it did not (somebody else wrote, or the bus is away).
     pub fn written(&mut self, partition: u16, revision: Option<u64>, now: Duration) {
-        let me = self.me.clone();
         let Some(one) = self.partitions.get_mut(usize::from(partition)) else { return };
         let claiming = one.hold == Hold::Claiming;
         match revision {
             Some(revision) => {
                 // What was read meanwhile may already be newer.
                 if revision > one.revision {
-                    one.owner = claiming.then_some(me);
+                    one.owner = claiming.then(|| self.me.clone());
                     one.revision = revision;
                 }
-                one.hold = if claiming { Hold::Serving } else { Hold::Nothing };
                 one.wanted_since = None;
-                if claiming {
+                // Somebody else may have taken it before the answer came: then it was never this worker's to serve.
+                let taken = claiming && one.owner.as_ref() == Some(&self.me);
+                one.hold = if taken { Hold::Serving } else { Hold::Nothing };
+                if taken {
                     self.claimed.push_back(partition);
                 }
             }
@@ -346,8 +350,9 @@ impl Ownership {
             None => true,
             Some(owner) if owner.worker == self.me.worker => true,
             Some(owner) => match self.members.get(&owner.worker) {
-                Some(seen) => seen.record.0 != owner.incarnation || now.saturating_sub(seen.at) >= DEAD_AFTER,
-                None => true,
+                Some(seen) => seen.record.0 > owner.incarnation || now.saturating_sub(seen.at) >= DEAD_AFTER,
+                // Its first sign of life may still be on its way here; for one that is long gone, patience ends the wait.
+                None => false,
             },
         };
         let me = self.me.clone();

@@ -73,8 +73,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Of signs that tell the same, only the newest is kept. Those under its own name tell it something only when they are
-    /// a younger one's.
+    /// Of signs that tell the same, only the newest is kept. Those under its own name tell it something only when they
+    /// are a younger one's.
     fn hear(&mut self, name: &WorkerId, sign: Sign) {
         let me = &self.view.me;
         if *name == me.worker && sign.0 <= me.incarnation {
