@@ -10,8 +10,7 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
 fn escaped(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     loop {
-        let run = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
-        let Some((plain, special)) = run.and_then(|run| rest.split_at_checked(run)) else {
+        let Some((plain, special)) = special_at(rest).and_then(|at| rest.split_at_checked(at)) else {
             out.extend_from_slice(rest);
             return;
         };
@@ -31,6 +30,28 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
         }
         rest = tail;
     }
+}
+
+/// The first byte that cannot stand in a string as it is. Most strings have none, so eight bytes are looked at together.
+fn special_at(bytes: &[u8]) -> Option<usize> {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let found = special_bits(u64::from_le_bytes(*chunk));
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    rest.iter().position(special).map(|at| chunks.len() * 8 + at)
+}
+
+/// The highest bit of the lowest special byte; of higher ones some, of bytes that are not special only higher ones.
+fn special_bits(bytes: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let below = |bytes: u64, limit: u64| bytes.wrapping_sub(ONES * limit) & !bytes & HIGH;
+    let equal = |byte: u8| below(bytes ^ (ONES * u64::from(byte)), 1);
+    below(bytes, 0x20) | equal(b'"') | equal(b'\\')
 }
 
 /// Writes one JSON object, member by member.
@@ -128,6 +149,12 @@ mod tests {
             string(&mut out, &text);
             let read: String = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(read, text);
+        }
+
+        #[test]
+        fn the_first_special_byte_is_found(bytes in proptest::collection::vec(prop_oneof![8 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\'), 6 => b' '..=b'!'], 0..40)) {
+            let first = bytes.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
+            prop_assert_eq!(special_at(&bytes), first);
         }
     }
 }
