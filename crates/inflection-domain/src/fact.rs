@@ -261,6 +261,38 @@ pub struct Body<'a> {
 }
 
 impl Body<'_> {
+    /// A body of which nothing else is known.
+    #[must_use]
+    pub fn new(event_id: EventId, person: PersonId) -> Self {
+        Self {
+            event_id,
+            person,
+            email: None,
+            email_id: None,
+            campaign_id: None,
+            campaign_run_id: None,
+            campaign_name: None,
+            email_subject: None,
+            email_link_url: None,
+            link_id: None,
+            link_kind: LinkKind::Content,
+            is_machine: false,
+            machine_reason: None,
+            bounce_class: None,
+            bounce_reason: None,
+            unsubscribe_scope: None,
+            provider: None,
+            provider_message_id: None,
+            group_id: None,
+            name: None,
+            url: None,
+            title: None,
+            referrer: None,
+            properties: Cow::Borrowed(""),
+            traits: Cow::Borrowed(""),
+        }
+    }
+
     /// The same, free of what it was read from.
     #[must_use]
     pub fn into_owned(self) -> Body<'static> {

@@ -20,31 +20,14 @@ pub(super) fn connection(settings: &str) -> Connection {
 pub(super) fn body() -> Body<'static> {
     let text = |text: &'static str| Some(std::borrow::Cow::Borrowed(text));
     Body {
-        event_id: EventId::new("e1").unwrap(),
-        person: PersonId::new("per_1").unwrap(),
         email: Some(EmailAddress::new("Ann@example.com").unwrap()),
         email_id: text("mail"),
         campaign_id: text("camp"),
         campaign_run_id: text("run"),
         campaign_name: text("Spring"),
         email_subject: text("Hi"),
-        email_link_url: None,
-        link_id: None,
-        link_kind: LinkKind::Content,
-        is_machine: false,
-        machine_reason: None,
-        bounce_class: None,
-        bounce_reason: None,
-        unsubscribe_scope: None,
-        provider: None,
-        provider_message_id: None,
-        group_id: None,
-        name: None,
-        url: None,
-        title: None,
-        referrer: None,
         properties: "\"plan\":\"pro\"".into(),
-        traits: "".into(),
+        ..Body::new(EventId::new("e1").unwrap(), PersonId::new("per_1").unwrap())
     }
 }
 

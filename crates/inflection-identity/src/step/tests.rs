@@ -34,33 +34,7 @@ pub(crate) fn fact(kind: FactKind, event: &str, person: u8, user: u8) -> Fact<'s
         has_traits: false,
         workspace,
     };
-    let body = Body {
-        event_id,
-        person,
-        email: None,
-        email_id: None,
-        campaign_id: None,
-        campaign_run_id: None,
-        campaign_name: None,
-        email_subject: None,
-        email_link_url: url,
-        link_id: None,
-        link_kind: LinkKind::Content,
-        is_machine: false,
-        machine_reason: None,
-        bounce_class: None,
-        bounce_reason: None,
-        unsubscribe_scope: None,
-        provider: None,
-        provider_message_id: None,
-        group_id: None,
-        name: None,
-        url: None,
-        title: None,
-        referrer: None,
-        properties: "".into(),
-        traits: "".into(),
-    };
+    let body = Body { email_link_url: url, ..Body::new(event_id, person) };
     Fact { head, body }
 }
 

@@ -50,33 +50,7 @@ fn fact(event: &str, person: &str) -> Fact<'static> {
         scope: 0,
         has_traits: false,
     };
-    let body = Body {
-        event_id,
-        person,
-        email: None,
-        email_id: None,
-        campaign_id: None,
-        campaign_run_id: None,
-        campaign_name: None,
-        email_subject: None,
-        email_link_url: None,
-        link_id: None,
-        link_kind: LinkKind::Content,
-        is_machine: false,
-        machine_reason: None,
-        bounce_class: None,
-        bounce_reason: None,
-        unsubscribe_scope: None,
-        provider: None,
-        provider_message_id: None,
-        group_id: None,
-        name: None,
-        url: None,
-        title: None,
-        referrer: None,
-        properties: "".into(),
-        traits: "".into(),
-    };
+    let body = Body::new(event_id, person);
     Fact { head, body }
 }
 
