@@ -219,9 +219,7 @@ impl MessageId {
             ],
         ))
     }
-}
 
-impl MessageId {
     /// First half of the hash: the first sixteen digits after the prefix. Enough to tell calls of one process apart.
     #[must_use]
     pub fn high(self) -> u64 {

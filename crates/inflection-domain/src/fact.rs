@@ -142,7 +142,7 @@ impl MailRef {
         let email = email.or(provider_message);
         let person = person.to_bytes();
         let parts = [[&person[..], b""], part(run), part(email)];
-        let key = Hash128::pieces("delivery", parts.iter().map(|part| &part[..]));
+        let key = Hash128::pieces("delivery", parts.into_iter());
         Self { key, known: run.is_some() || email.is_some() }
     }
 }

@@ -17,30 +17,22 @@ impl Hash128 {
 
     /// As [`Hash128::of`], of parts that stand in no list.
     pub(crate) fn of_each<'p>(domain: &str, parts: impl Iterator<Item = &'p [u8]>) -> Self {
-        let mut text = Text::new();
-        text.part(&[domain.as_bytes()]);
-        parts.for_each(|part| text.part(&[part]));
-        Self::first(&blake3::hash(text.bytes()))
+        Self::pieces(domain, parts.map(|part| [part]))
     }
 
     /// As [`Hash128::of`], each part in pieces.
-    pub(crate) fn pieces<'p>(domain: &str, parts: impl Iterator<Item = &'p [&'p [u8]]>) -> Self {
-        let mut text = Text::new();
-        text.part(&[domain.as_bytes()]);
-        parts.for_each(|part| text.part(part));
-        Self::first(&blake3::hash(text.bytes()))
+    pub(crate) fn pieces<'p, const N: usize>(domain: &str, parts: impl Iterator<Item = [&'p [u8]; N]>) -> Self {
+        Text::of(None, domain, parts).hash()
     }
 
     /// As [`Hash128::of`], with a secret key: without the key the parts can be neither found nor confirmed.
     #[must_use]
     pub fn keyed(key: &[u8; 32], domain: &str, parts: &[&[u8]]) -> Self {
-        let mut text = Text::new();
-        text.part(&[domain.as_bytes()]);
-        parts.iter().for_each(|part| text.part(&[part]));
-        Self::first(&blake3::keyed_hash(key, text.bytes()))
+        Text::of(Some(key), domain, parts.iter().map(|part| [*part])).hash()
     }
 
-    fn first(hash: &blake3::Hash) -> Self {
+    /// The first half of BLAKE3's 256 bits.
+    pub(crate) fn first(hash: &blake3::Hash) -> Self {
         let (half, _) = hash.as_bytes().split_at(16);
         Self(half.iter().fold(0, |number, byte| number << 8 | u128::from(*byte)))
     }
@@ -78,20 +70,29 @@ impl Hash128 {
     }
 }
 
-/// What is hashed, put together first: most are short, and one call over a few hundred bytes is several times faster than
-/// many over a few each.
-struct Text {
-    short: [u8; Self::SHORT],
+/// What is hashed by one call: most ids and keys with their names.
+const SHORT_BYTES: usize = 256;
+
+/// What is hashed. Most is short and put together first: one call over a few hundred bytes is several times faster than many
+/// over a few each. What is longer goes through a hasher, and is not copied.
+struct Text<'k> {
+    key: Option<&'k [u8; 32]>,
+    short: [u8; SHORT_BYTES],
     used: usize,
-    /// Everything, once it is longer than that.
-    long: Vec<u8>,
+    /// Everything so far, once it is longer than that.
+    long: Option<Box<blake3::Hasher>>,
 }
 
-impl Text {
-    const SHORT: usize = 256;
-
-    fn new() -> Self {
-        Self { short: [0; Self::SHORT], used: 0, long: Vec::new() }
+impl<'k> Text<'k> {
+    fn of<'p, const N: usize>(
+        key: Option<&'k [u8; 32]>,
+        domain: &str,
+        parts: impl Iterator<Item = [&'p [u8]; N]>,
+    ) -> Self {
+        let mut text = Self { key, short: [0; SHORT_BYTES], used: 0, long: None };
+        text.part(&[domain.as_bytes()]);
+        parts.for_each(|part| text.part(&part));
+        text
     }
 
     fn part(&mut self, pieces: &[&[u8]]) {
@@ -101,19 +102,29 @@ impl Text {
     }
 
     fn put(&mut self, piece: &[u8]) {
-        if self.long.is_empty() {
-            if let Some(place) = self.short.get_mut(self.used..self.used + piece.len()) {
-                place.copy_from_slice(piece);
-                self.used += piece.len();
-                return;
-            }
-            self.long.extend_from_slice(self.short.get(..self.used).unwrap_or_default());
+        if self.long.is_none()
+            && let Some(place) = self.short.get_mut(self.used..self.used + piece.len())
+        {
+            place.copy_from_slice(piece);
+            self.used += piece.len();
+            return;
         }
-        self.long.extend_from_slice(piece);
+        let short = self.short.get(..self.used).unwrap_or_default();
+        let long = self.long.get_or_insert_with(|| {
+            let mut hasher = Box::new(self.key.map_or_else(blake3::Hasher::new, blake3::Hasher::new_keyed));
+            hasher.update(short);
+            hasher
+        });
+        long.update(piece);
     }
 
-    fn bytes(&self) -> &[u8] {
-        if self.long.is_empty() { self.short.get(..self.used).unwrap_or_default() } else { &self.long }
+    fn hash(&self) -> Hash128 {
+        let short = self.short.get(..self.used).unwrap_or_default();
+        Hash128::first(&match (&self.long, self.key) {
+            (Some(long), _) => long.finalize(),
+            (None, Some(key)) => blake3::keyed_hash(key, short),
+            (None, None) => blake3::hash(short),
+        })
     }
 }
 
@@ -138,6 +149,25 @@ mod tests {
         assert_ne!(Hash128::of("d", &[b"ab", b"c"]), Hash128::of("d", &[b"a", b"bc"]));
         assert_ne!(Hash128::of("d", &[b"ab"]), Hash128::of("e", &[b"ab"]));
         assert_ne!(Hash128::of("d", &[b"ab"]), Hash128::keyed(&[0; 32], "d", &[b"ab"]));
+    }
+
+    /// What the format says, in the simplest words.
+    fn plain(mut hasher: blake3::Hasher, parts: &[&[u8]]) -> [u8; 16] {
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        *hasher.finalize().as_bytes().first_chunk().unwrap()
+    }
+
+    #[test]
+    fn every_length_has_the_same_format() {
+        let (key, bytes) = ([7; 32], [b'x'; 600]);
+        for length in 0..bytes.len() {
+            let parts = ["d".as_bytes(), &bytes[..length], b"more"];
+            let (hash, keyed) = (Hash128::of("d", &parts[1..]), Hash128::keyed(&key, "d", &parts[1..]));
+            assert_eq!(hash.to_bytes(), plain(blake3::Hasher::new(), &parts), "{length}");
+            assert_eq!(keyed.to_bytes(), plain(blake3::Hasher::new_keyed(&key), &parts), "{length}");
+        }
     }
 
     #[test]

@@ -79,8 +79,11 @@ impl Step {
     pub fn restore(snapshot: Snapshot) -> Self {
         let Snapshot { head, state } = snapshot;
         let SnapshotHead { consumed_through, consumed_events, totals, .. } = head;
-        let totals = totals.into_iter().map(|totals| (totals.workspace.clone(), totals)).collect();
-        Self { state, totals, position: Position { through: consumed_through, events: consumed_events } }
+        Self {
+            state,
+            totals: by_workspace(totals),
+            position: Position { through: consumed_through, events: consumed_events },
+        }
     }
 
     /// What a snapshot says beside the state, when `decisions_through` is the last message of the log so far.
@@ -99,7 +102,7 @@ impl Step {
     pub fn replay(&mut self, batch: DecisionBatch) {
         self.state.apply(batch.changes);
         self.position = Position { through: batch.consumed_through, events: batch.consumed_events };
-        self.totals = batch.totals.into_iter().map(|totals| (totals.workspace.clone(), totals)).collect();
+        self.totals = by_workspace(batch.totals);
     }
 
     /// How far input is consumed.
@@ -205,6 +208,10 @@ impl Step {
             body,
         })
     }
+}
+
+fn by_workspace(totals: Vec<WorkspaceTotals>) -> BTreeMap<WorkspaceId, WorkspaceTotals> {
+    totals.into_iter().map(|totals| (totals.workspace.clone(), totals)).collect()
 }
 
 /// About how large a decision is when written.

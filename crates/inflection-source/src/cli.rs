@@ -109,8 +109,13 @@ pub(crate) struct SendingArgs {
 pub(crate) struct FoldingArgs {
     /// Bytes of decisions after which a partition's state is kept as a snapshot. A restart reads about twice as much at
     /// most; what delivery has finished before is deleted, and `explain` knows it no more.
-    #[arg(long, env = "INFLECTION_SNAPSHOT_EVERY_BYTES", default_value_t = 16 * 1024 * 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "INFLECTION_SNAPSHOT_EVERY_BYTES", default_value_t = FoldingArgs::SNAPSHOT_EVERY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) snapshot_every_bytes: u64,
+}
+
+impl FoldingArgs {
+    /// Of decisions of one partition.
+    pub(crate) const SNAPSHOT_EVERY_BYTES: u64 = 16 * 1024 * 1024;
 }
 
 /// What `standalone` is told.

@@ -75,7 +75,7 @@ impl DecisionBatch {
         }
         put_bytes(&mut out, 4, &encode_changes(self.changes).encode_to_vec());
         for totals in &self.totals {
-            put_message(&mut out, 5, |out| out.extend_from_slice(&encode_totals(totals).encode_to_vec()));
+            put_message(&mut out, 5, |out| encode_totals(totals).encode_raw(out));
         }
         put_number(&mut out, 6, u64::from(self.consumed_events));
         out.into()

@@ -140,40 +140,15 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     }
 }
 
-/// Writes a message whose length is known only when it is written: most are shorter than 128 bytes or 16 KiB, so little
-/// is moved.
+/// Writes a message. Its length is known only when it is written, and is then moved before it.
 pub(crate) fn put_message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
     put_varint(out, u64::from(field) << 3 | 2);
     let start = out.len();
-    // Room for a length below 16 KiB.
-    out.extend_from_slice(&[0, 0]);
-    let content = out.len();
     write(out);
-    let mut length = Vec::new();
-    let bytes = out.len() - content;
-    let mut prefix = [0; 2];
-    match bytes {
-        0..0x80 => {
-            prefix = [low_seven(bytes as u64), 0];
-            out.copy_within(content.., start + 1);
-            out.truncate(start + 1 + bytes);
-        }
-        0x80..0x4000 => prefix = [low_seven(bytes as u64) | 0x80, low_seven(bytes as u64 >> 7)],
-        _ => {
-            put_varint(&mut length, bytes as u64);
-            let end = out.len();
-            out.resize(end + length.len() - 2, 0);
-            out.copy_within(content..end, start + length.len());
-        }
-    }
-    let written: &[u8] = match bytes {
-        0..0x80 => prefix.get(..1).unwrap_or_default(),
-        0x80..0x4000 => &prefix,
-        _ => &length,
-    };
-    if let Some(place) = out.get_mut(start..start + written.len()) {
-        place.copy_from_slice(written);
-    }
+    let end = out.len();
+    put_varint(out, (end - start) as u64);
+    let length_bytes = out.len() - end;
+    out.get_mut(start..).unwrap_or_default().rotate_right(length_bytes);
 }
 
 #[cfg(test)]

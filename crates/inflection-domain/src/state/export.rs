@@ -92,9 +92,7 @@ struct Feed(blake3::Hasher);
 
 impl Feed {
     fn hash128(&self) -> Hash128 {
-        let mut bytes = [0; 16];
-        self.0.finalize_xof().fill(&mut bytes);
-        Hash128::from_bytes(bytes)
+        Hash128::first(&self.0.finalize())
     }
 }
 

@@ -99,7 +99,7 @@ fn standalone_args(data_dir: &std::path::Path, sandbox: SocketAddr) -> Standalon
         segment_endpoint: Some(format!("http://{sandbox}")),
         file: ConfigFileArgs { config: None, allow_insecure_endpoint: true },
         sending: SendingArgs { linger_ms: 100, in_flight_max: 8, park_after_seconds: 60 },
-        folding: FoldingArgs { snapshot_every_bytes: 16 * 1024 * 1024 },
+        folding: FoldingArgs { snapshot_every_bytes: FoldingArgs::SNAPSHOT_EVERY_BYTES },
         partitions: 16,
     }
 }
