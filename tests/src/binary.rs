@@ -52,6 +52,17 @@ pub struct Finished {
     pub stdout: String,
 }
 
+/// What a command that asks a running install may take.
+const ASK_WAIT: Duration = Duration::from_secs(30);
+
+/// Runs one command that asks a running install, and that must succeed.
+#[track_caller]
+pub fn ask(arguments: &[&str]) -> Finished {
+    let finished = run(arguments, ASK_WAIT);
+    assert_eq!(finished.code, Some(0), "{arguments:?}: {}", finished.output);
+    finished
+}
+
 /// Runs one command of the binary to its end.
 ///
 /// Panics when it does not end within `limit`.

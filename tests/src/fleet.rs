@@ -16,7 +16,7 @@ use crate::ports;
 use crate::process::Process;
 use crate::segment::Segment;
 use crate::standalone::{GRACE, SNAPSHOT_EVERY_BYTES};
-use crate::wait::SOON;
+use crate::wait::{SOON, eventually, holds};
 
 /// Partitions that a fleet is provisioned with.
 pub const PARTITIONS: u16 = 16;
@@ -190,6 +190,22 @@ impl Fleet {
             }
         }
         Ok(books)
+    }
+
+    /// Waits until each partition of a stage has one worker, and no worker more than one more than another.
+    /// Returns how many each has, the fewest first.
+    #[track_caller]
+    pub fn await_even(&mut self, stage: Stage) -> Vec<usize> {
+        eventually(&format!("partitions of {stage:?} are spread evenly"), SOON, || {
+            let held = self.partitions(stage);
+            let mut sizes: Vec<usize> = held.iter().map(BTreeSet::len).collect();
+            sizes.sort_unstable();
+            let served: BTreeSet<u16> = held.iter().flatten().copied().collect();
+            let once = served.len() == usize::from(PARTITIONS) && served.len() == sizes.iter().sum::<usize>();
+            let spread = sizes.last().zip(sizes.first()).map_or(0, |(most, fewest)| most - fewest);
+            holds(once && spread <= 1, || format!("{held:?}"))?;
+            Ok(sizes)
+        })
     }
 
     /// All the stages have logged, over all their lives.

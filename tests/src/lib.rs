@@ -21,6 +21,7 @@
 )]
 
 pub mod admin;
+pub mod announce;
 pub mod arrived;
 pub mod binary;
 pub mod checker;

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::announce::announce;
 use crate::settings;
 
 /// A small generator (SplitMix64): equal seeds, equal sequences, on every platform and for ever.
@@ -12,12 +13,11 @@ pub struct Random {
 
 impl Random {
     /// Starts from `INFLECTION_SEED` or from the clock, and prints which, with the command that repeats it.
-    #[expect(clippy::print_stdout, reason = "the seed of a failed test is read from its captured output")]
     pub fn announced(test: &str) -> Self {
         let seed = settings::seed().unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) ^ now.as_secs())
         });
-        println!("{test}: INFLECTION_SEED={seed}");
+        announce(&format!("{test}: INFLECTION_SEED={seed}"));
         Self::new(seed)
     }
 

@@ -4,12 +4,11 @@
 #![expect(clippy::expect_used, reason = "helpers of checks: a panic is a failed check with its reason")]
 
 use std::slice::from_ref;
-use std::time::Duration;
 
 use inflection_sandbox::FaultRule;
 use inflection_tests::admin::Admin;
 use inflection_tests::arrived::Arrived;
-use inflection_tests::binary::{self, Finished};
+use inflection_tests::binary::ask;
 use inflection_tests::checker::History;
 use inflection_tests::config::{self, Connection, Key, Workspace};
 use inflection_tests::fact::{Fact, recently_ms};
@@ -30,9 +29,6 @@ const REQUESTS_PER_SECOND: u32 = 20;
 
 /// Events that are enough to have something going on.
 const SOME_EVENTS: usize = 120;
-
-/// What a command that asks a running install may take.
-const COMMAND_WAIT: Duration = Duration::from_secs(30);
 
 /// The connection of the workspace `acme`.
 const PROD: &str = "acme-prod";
@@ -131,13 +127,6 @@ fn await_more_calls(segment: &Segment, write_key: &str) {
 }
 
 /// Runs a command that must succeed.
-#[track_caller]
-fn ask(arguments: &[&str]) -> Finished {
-    let finished = binary::run(arguments, COMMAND_WAIT);
-    assert_eq!(finished.code, Some(0), "{arguments:?}: {}", finished.output);
-    finished
-}
-
 #[test]
 fn connections_are_shown_and_told_by_name() {
     let mut random = Random::announced("connections");

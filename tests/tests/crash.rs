@@ -4,6 +4,7 @@
 
 use inflection_sandbox::FaultRule;
 use inflection_tests::admin::Admin;
+use inflection_tests::announce::announce;
 use inflection_tests::checker::Outcome;
 use inflection_tests::config::Workspace;
 use inflection_tests::fleet::{Fleet, Stage};
@@ -201,9 +202,4 @@ fn judge(load: Load, segment: &Segment, install: &Install, random: &mut Random) 
         history.arrivals.len()
     ));
     history.assert_holds();
-}
-
-#[expect(clippy::print_stdout, reason = "what was done belongs beside the seed")]
-fn announce(text: &str) {
-    println!("{text}");
 }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::thread;
-use std::time::Duration;
 
 use inflection_sandbox::{Fault, FaultRule};
 use inflection_tests::admin::{Admin, DeadLetter, dead_letters};
@@ -26,9 +25,6 @@ const CLIENTS: usize = 2;
 
 /// Events each of them sends.
 const EVENTS: usize = 400;
-
-/// What a command that asks a running install may take.
-const COMMAND_WAIT: Duration = Duration::from_secs(30);
 
 /// Letters before the replay that is killed: enough for many requests when some of them are refused again.
 const LETTERS: usize = 160;
@@ -177,9 +173,7 @@ fn taken(segment: &Segment) -> BTreeSet<String> {
 /// Runs a command that must succeed; returns what it printed.
 #[track_caller]
 fn ask(arguments: &[&str]) -> String {
-    let finished = binary::run(arguments, COMMAND_WAIT);
-    assert_eq!(finished.code, Some(0), "{arguments:?}: {}", finished.output);
-    finished.stdout
+    binary::ask(arguments).stdout
 }
 
 /// After so many seconds an outage is no reason to wait any longer.
@@ -355,8 +349,8 @@ fn a_kill_in_the_middle_of_a_replay_loses_nothing() {
         // It has been answered, or cut off by the kill.
         replay.join().expect("a client that does not panic").ok();
         ward.standalone.start_again();
-        let ledger = ward.admin().settle();
-        assert!(ledger.balanced, "{}", ledger.raw);
+        // Which it does only when the books balance.
+        ward.admin().settle();
         let listed = ids(&ward.admin().dead_letters().expect("a list"));
         let sent = taken(&ward.segment);
         let lost: Vec<&String> = all.iter().filter(|id| !listed.contains(*id) && !sent.contains(*id)).collect();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use inflection_sandbox::{Fault, FaultRule};
 use inflection_tests::admin::Ledger;
+use inflection_tests::announce::announce;
 use inflection_tests::arrived::Arrived;
 use inflection_tests::checker::{History, Latencies};
 use inflection_tests::config::{Connection, Workspace};
@@ -205,9 +206,4 @@ fn came_during(calls: &[Arrived], from_ms: i64, to_ms: i64) -> usize {
 fn shown(latencies: &Latencies) -> String {
     let (p50, p99) = (latencies.percentile_ms(50), latencies.percentile_ms(99));
     format!("p50 {p50} ms, p99 {p99} ms of {} events", latencies.count())
-}
-
-#[expect(clippy::print_stdout, reason = "the figures are what such a run is for")]
-fn announce(text: &str) {
-    println!("{text}");
 }

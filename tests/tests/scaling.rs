@@ -5,25 +5,25 @@
 
 #![expect(clippy::expect_used, reason = "helpers of checks: a panic is a failed check with its reason")]
 
-use std::collections::BTreeSet;
 use std::slice::from_ref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use inflection_sandbox::{Fault, FaultRule};
 use inflection_tests::admin::Admin;
+use inflection_tests::announce::announce;
 use inflection_tests::arrived::{Arrived, first_arrivals, repeats};
 use inflection_tests::checker::Latencies;
 use inflection_tests::config::Workspace;
 use inflection_tests::fact::{Fact, now_ms, recently_ms};
-use inflection_tests::fleet::{Fleet, PARTITIONS, Stage};
+use inflection_tests::fleet::{Fleet, Stage};
 use inflection_tests::install::{Install, Stop};
 use inflection_tests::load::{Load, Shape, Target, Until};
 use inflection_tests::random::Random;
 use inflection_tests::segment::Segment;
 use inflection_tests::sender::Sender;
 use inflection_tests::settings::kills;
-use inflection_tests::wait::{DRAINED, SOON, await_moment, eventually, holds};
+use inflection_tests::wait::{DRAINED, await_moment, eventually, holds};
 use serde_json::Value;
 
 /// Stages whose workers share partitions.
@@ -56,28 +56,12 @@ fn partitions_spread_within_one_of_even() {
     let _alone = alone();
     let segment = Segment::start();
     let mut fleet = Fleet::start(&segment, &[Workspace::new("acme")]);
-    assert_eq!(await_even(&mut fleet, Stage::Delivery), [16]);
+    assert_eq!(fleet.await_even(Stage::Delivery), [16]);
     fleet.add(Stage::Delivery, &[]);
     fleet.add(Stage::Delivery, &[]);
-    assert_eq!(await_even(&mut fleet, Stage::Delivery), [5, 5, 6]);
+    assert_eq!(fleet.await_even(Stage::Delivery), [5, 5, 6]);
     fleet.worker(Stage::Delivery, 1).terminate();
-    assert_eq!(await_even(&mut fleet, Stage::Delivery), [8, 8]);
-}
-
-/// Waits until each partition of a stage has one worker, and no worker more than one more than another.
-/// Returns how many each has, the fewest first.
-#[track_caller]
-fn await_even(fleet: &mut Fleet, stage: Stage) -> Vec<usize> {
-    eventually(&format!("partitions of {stage:?} are spread evenly"), SOON, || {
-        let held = fleet.partitions(stage);
-        let mut sizes: Vec<usize> = held.iter().map(BTreeSet::len).collect();
-        sizes.sort_unstable();
-        let served: BTreeSet<u16> = held.iter().flatten().copied().collect();
-        let once = served.len() == usize::from(PARTITIONS) && served.len() == sizes.iter().sum::<usize>();
-        let spread = sizes.last().zip(sizes.first()).map_or(0, |(most, fewest)| most - fewest);
-        holds(once && spread <= 1, || format!("{held:?}"))?;
-        Ok(sizes)
-    })
+    assert_eq!(fleet.await_even(Stage::Delivery), [8, 8]);
 }
 
 #[test]
@@ -104,7 +88,7 @@ fn hands_over(test: &str, stop: Stop, limit_ms: i64) -> Vec<Arrived> {
     let mut fleet = Fleet::start(&segment, from_ref(&workspace));
     SHARING.into_iter().for_each(|stage| fleet.add(stage, &[]));
     for stage in SHARING {
-        await_even(&mut fleet, stage);
+        fleet.await_even(stage);
     }
     let target = Target::new(&workspace, fleet.ingest(), random.word());
     let shape = Shape::steady(REQUESTS_PER_SECOND);
@@ -118,7 +102,7 @@ fn hands_over(test: &str, stop: Stop, limit_ms: i64) -> Vec<Arrived> {
             Stop::Terminate => leaver.terminate(),
             Stop::Kill => leaver.kill(),
         }
-        await_even(&mut fleet, stage);
+        fleet.await_even(stage);
         load.await_more(SOME_EVENTS);
     }
     load.stop();
@@ -176,7 +160,7 @@ fn workers_come_and_go_under_load() {
     }
     let mut fleet = storm.over();
     for stage in SHARING {
-        await_even(&mut fleet, stage);
+        fleet.await_even(stage);
     }
     await_progress(&load, &mut random);
     load.stop();
@@ -335,7 +319,7 @@ fn more_delivery_workers_deliver_more() {
     for name in others {
         fleet.add(Stage::Delivery, &one_at_a_time(name));
     }
-    await_even(&mut fleet, Stage::Delivery);
+    fleet.await_even(Stage::Delivery);
     let four = drain(&mut fleet, &segment, &workspace, "four");
     announce(&format!("one worker: {one:?}, four workers: {four:?}"));
     assert!(one.requests >= REQUESTS_MIN, "too few requests to measure: {one:?}");
@@ -401,9 +385,4 @@ fn delivered(word: &str, numbers: std::ops::Range<usize>) -> Vec<Fact> {
             .mail("mail-1", "run-1")
     };
     numbers.map(fact).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "the figures, and what was done, are what such a run is for")]
-fn announce(text: &str) {
-    println!("{text}");
 }

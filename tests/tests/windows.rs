@@ -4,7 +4,7 @@
 
 use inflection_sandbox::{FaultRule, ReceivedRequest};
 use inflection_tests::config::Workspace;
-use inflection_tests::fact::{Fact, recently_ms};
+use inflection_tests::fact::{Fact, now_ms, recently_ms};
 use inflection_tests::fleet::{Fleet, Stage};
 use inflection_tests::segment::{Segment, status};
 use inflection_tests::sender::Sender;
@@ -77,6 +77,7 @@ fn a_closed_window_survives_a_kill_and_ends_on_time_at_full_speed() {
     for start in (0..BACKLOG).step_by(A_REQUEST) {
         sender.take(&delivered("more", start..start + A_REQUEST));
     }
+    assert!(now_ms() - closed < PATIENCE_MS - SLACK_MS, "too slow to show anything: the window is over");
     await_calls(&segment, 1 + BACKLOG);
     let early = within(&segment, closed, 1, PATIENCE_MS - SLACK_MS);
     assert!(early.is_empty(), "inside the closed window: {early:?}");
@@ -90,6 +91,7 @@ fn every_worker_keeps_to_a_closed_window() {
     let workspace = Workspace::new("acme");
     let mut fleet = Fleet::start_with(&segment, std::slice::from_ref(&workspace), &["--linger-ms", "0"]);
     fleet.add(Stage::Delivery, &["--linger-ms", "0"]);
+    assert_eq!(fleet.await_even(Stage::Delivery), [8, 8], "both workers send");
     let mut sender = Sender::new(fleet.ingest(), workspace.ingest_key());
     sender.take(&delivered("warm", 0..200));
     await_calls(&segment, 200);

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use inflection_tests::announce::announce;
 use inflection_tests::http::{Answer, Connection, is_closed};
 use inflection_tests::process::raise_open_files_max;
 
@@ -130,9 +131,4 @@ pub(crate) fn idle_connections(ingest: SocketAddr) -> Vec<TcpStream> {
         announce(&format!("H17: only {count} idle connections: the hard limit of open files allows no more"));
     }
     (0..count).map(|number| TcpStream::connect(ingest).unwrap_or_else(|e| panic!("idle {number}: {e}"))).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "whoever reads the result must know that less was tested")]
-fn announce(text: &str) {
-    println!("{text}");
 }

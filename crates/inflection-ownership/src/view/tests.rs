@@ -27,6 +27,7 @@ struct World {
     incarnations: u64,
     /// Writes fail, and nothing is read.
     away: bool,
+    forgotten: Vec<WorkerId>,
 }
 
 impl World {
@@ -94,7 +95,7 @@ impl World {
                     assert!(worker.serving.remove(&partition), "stopped, not started");
                     worker.view.stopped(partition);
                 }
-                Action::Forget(_) => {}
+                Action::Forget(dead) => self.forgotten.push(dead),
                 Action::Replaced | Action::Left => {
                     worker.gone = true;
                     break;
@@ -172,6 +173,20 @@ fn the_dead_are_replaced_and_a_restart_under_the_same_name_waits_for_nothing() {
     world.start("b");
     world.pass(SECOND);
     world.assert_settled();
+}
+
+#[test]
+fn a_dead_workers_record_is_deleted_in_time_and_nobody_elses() {
+    let mut world = World::default();
+    for name in ["a", "b"] {
+        world.start(name);
+    }
+    world.pass(SECOND * 3);
+    world.kill("a");
+    world.pass(SECOND * 25);
+    assert_eq!(world.forgotten, [], "it may still come back");
+    world.pass(SECOND * 10);
+    assert_eq!(world.forgotten, [WorkerId::new("a")]);
 }
 
 #[test]
