@@ -1,4 +1,4 @@
-//! The command line. Every flag has an environment twin, `INFLECTION_<FLAG>`.
+//! The command line. Every flag of a process that stays has an environment twin, `INFLECTION_<FLAG>`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub(crate) struct ConfigFileArgs {
     /// Configuration file (TOML).
     #[arg(long, env = "INFLECTION_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Lets endpoints be plain http on loopback. For tests.
+    /// Lets endpoints be on loopback, also with plain http. For tests.
     #[arg(long, env = "INFLECTION_ALLOW_INSECURE_ENDPOINT", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     pub(crate) allow_insecure_endpoint: bool,
 }
@@ -108,7 +108,7 @@ pub(crate) struct SendingArgs {
 #[derive(Debug, Args)]
 pub(crate) struct FoldingArgs {
     /// Bytes of decisions after which a partition's state is kept as a snapshot. A restart reads about twice as much at
-    /// most; what delivery has finished before is deleted, and `explain` knows it no more.
+    /// most (of a large state, four times its own size); what delivery has finished before is deleted, and `explain` knows it no more.
     #[arg(long, env = "INFLECTION_SNAPSHOT_EVERY_BYTES", default_value_t = FoldingArgs::SNAPSHOT_EVERY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) snapshot_every_bytes: u64,
 }
@@ -200,7 +200,7 @@ pub(crate) struct ProvisionArgs {
     /// Most bytes of events that wait for identity.
     #[arg(long, env = "INFLECTION_EVENTS_BYTES_MAX", default_value_t = 2 << 30, value_parser = clap::value_parser!(i64).range(1_048_576..))]
     pub(crate) events_bytes_max: i64,
-    /// Most bytes of decisions that are kept.
+    /// Most bytes of decisions that are kept; and, in a stream of its own, as many of parked calls.
     #[arg(long, env = "INFLECTION_DECISIONS_BYTES_MAX", default_value_t = 8 << 30, value_parser = clap::value_parser!(i64).range(1_048_576..))]
     pub(crate) decisions_bytes_max: i64,
 }
