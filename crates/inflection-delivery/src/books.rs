@@ -13,7 +13,7 @@ use inflection_wire::{CallPosition, ConnectionTotals, DeliveryProgress, Workspac
 use crate::dispatcher::Fate;
 
 /// A connection within an installation.
-pub(crate) type ConnectionKey = (WorkspaceId, ConnectionId);
+pub type ConnectionKey = (WorkspaceId, ConnectionId);
 
 /// What became of one call on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,8 +242,8 @@ impl<H> Books<H> {
 
     /// Counts a message as left out by connections that are no longer configured, so that their books stay closed.
     pub(crate) fn leave_out(&mut self, known: &[ConnectionKey], calls: &BTreeMap<WorkspaceId, u32>, sequence: u64) {
-        for (key, lane) in self.lanes.iter_mut().filter(|(key, _)| !known.contains(key)) {
-            let Some(decided) = calls.get(&key.0) else { continue };
+        for (key, lane) in &mut self.lanes {
+            let Some(decided) = calls.get(&key.0).filter(|_| !known.contains(key)) else { continue };
             if let Some(skipped) = lane.skip(sequence) {
                 // Behind what is still under way, so that counts are never ahead of the position.
                 let calls = vec![Some(CallEnd::Filtered); decided.saturating_sub(skipped) as usize];

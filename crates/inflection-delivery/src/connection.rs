@@ -34,8 +34,9 @@ use crate::park::Park;
 use crate::progress::Tracked;
 use crate::room::Room;
 pub use parking::ParkedError;
+pub(crate) use parking::of_log;
+pub use parking::parked_log;
 use parking::{Lane, Loaded};
-pub(crate) use parking::{of_log, parked_log};
 use replays::Replays;
 pub use status::{ConnectionState, ConnectionStatus};
 

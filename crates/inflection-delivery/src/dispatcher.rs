@@ -468,7 +468,7 @@ impl Dispatcher {
         if !full && under_way > 0 && !is_try && now < due {
             return Err(due);
         }
-        let items_max = allowed(&mut self.rate, self.limits.items_max, now)?;
+        let items_max = allowed(self.rate.as_mut(), self.limits.items_max, now)?;
         let parts = self.lanes.take(items_max, self.limits.bytes_max);
         Ok(Some(self.begin(parts, now)))
     }
@@ -487,11 +487,8 @@ impl Dispatcher {
         if !self.lanes.replay_ready() {
             return Ok(None);
         }
-        let items_max = match self.replay_rate.available(now) {
-            0 => return Err(now + self.replay_rate.take(1, now).err().unwrap_or(Duration::ZERO)),
-            available => self.limits.items_max.min(available as usize),
-        };
-        let items_max = allowed(&mut self.rate, items_max, now)?;
+        let items_max = allowed(Some(&mut self.replay_rate), self.limits.items_max, now)?;
+        let items_max = allowed(self.rate.as_mut(), items_max, now)?;
         let parts = self.lanes.take_replay(items_max, self.limits.bytes_max);
         let items = parts.iter().map(|(_, items)| items.len()).sum::<usize>();
         // What is available was asked for; taking it cannot fail. The same in `begin`.
@@ -683,8 +680,8 @@ impl Dispatcher {
     }
 }
 
-/// How many of `items_max` the rate budget lets through now, or when it will let through one.
-fn allowed(rate: &mut Option<RateBudget>, items_max: usize, now: Duration) -> Result<usize, Duration> {
+/// How many of `items_max` a rate budget, if there is one, lets through now, or when it will let through one.
+fn allowed(rate: Option<&mut RateBudget>, items_max: usize, now: Duration) -> Result<usize, Duration> {
     let Some(rate) = rate else { return Ok(items_max) };
     match rate.available(now) {
         0 => Err(now + rate.take(1, now).err().unwrap_or(Duration::ZERO)),

@@ -28,8 +28,9 @@ mod room;
 mod service;
 mod translate;
 
+pub use books::ConnectionKey;
 pub use check::{CHECK_EVENT, Check, Level};
-pub use connection::{ConnectionState, ConnectionStatus, Failure, ParkedError};
+pub use connection::{ConnectionState, ConnectionStatus, Failure, ParkedError, parked_log};
 pub use control::HoldError;
 pub use dead_letters::{DeadLetterError, LetterCounts, StoredLetter, counts, dead_letter_log, drop_letter, visit};
 pub use dispatcher::{

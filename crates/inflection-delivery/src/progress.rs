@@ -222,7 +222,8 @@ async fn purge(bus: &Bus, partition: u16, stored: &DeliveryProgress, purged: &mu
     }
 }
 
-async fn pause(time: Duration, finish: &CancellationToken) {
+/// Waits, but not beyond the moment when everything ends.
+pub(crate) async fn pause(time: Duration, finish: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(time) => {}
         () = finish.cancelled() => {}

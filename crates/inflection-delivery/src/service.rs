@@ -23,7 +23,7 @@ use crate::hub::{Entries, Entry, Hub, tell};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
 use crate::partition::{Common, PartitionError, Reading};
-use crate::progress::{ProgressError, Tracked, load_revision};
+use crate::progress::{ProgressError, Tracked, load_revision, pause};
 use crate::room::Room;
 
 /// Rendered bytes that wait for Segment, over all connections: what the memory of this stage is bounded by.
@@ -280,12 +280,5 @@ impl Service {
 
     fn all(&self) -> Vec<Entry> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-}
-
-async fn pause(time: Duration, stop: &CancellationToken) {
-    tokio::select! {
-        () = tokio::time::sleep(time) => {}
-        () = stop.cancelled() => {}
     }
 }

@@ -219,10 +219,8 @@ impl Member {
 
     fn write(&mut self, partition: u16, owner: Option<&Claim>, revision: u64) {
         let (bus, key) = (self.bus.clone(), format!("owner.{}.{partition}", self.identity.stage));
-        let (expected, record) = match revision {
-            0 => (Expected::Absent, Claim::record(owner)),
-            revision => (Expected::Revision(revision), Claim::record(owner)),
-        };
+        let record = Claim::record(owner);
+        let expected = if revision == 0 { Expected::Absent } else { Expected::Revision(revision) };
         self.work.spawn(async move {
             let revision = match bus.put_record(&key, expected, record.encode()).await {
                 Ok(revision) => Some(revision),

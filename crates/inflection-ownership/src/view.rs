@@ -168,13 +168,6 @@ impl Ownership {
         }
     }
 
-    /// Partitions served now, or being stopped.
-    #[must_use]
-    pub fn serving(&self) -> Vec<u16> {
-        let held = |hold: Hold| matches!(hold, Hold::Serving | Hold::Stopping);
-        (0u16..).zip(&self.partitions).filter(|(_, one)| held(one.hold)).map(|(number, _)| number).collect()
-    }
-
     /// Lets go of everything.
     pub fn leave(&mut self, now: Duration) {
         self.leaving_since.get_or_insert(now);

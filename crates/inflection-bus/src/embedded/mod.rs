@@ -80,6 +80,11 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why nothing more can be read.
+    fn ended(&self) -> ReadError {
+        ReadError::Unavailable(self.failure().unwrap_or_else(|| "the store is closed".to_owned()))
+    }
+
     fn fail(&self, why: String) {
         tracing::error!(error = why, "the embedded store has failed and takes no more writes; restart the process");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);

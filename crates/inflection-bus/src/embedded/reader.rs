@@ -39,8 +39,7 @@ impl Reader {
             tokio::select! {
                 _ = self.tail.changed() => {}
                 _ = self.closed.wait_for(|closed| *closed) => {
-                    let why = self.shared.failure().unwrap_or_else(|| "the store is closed".to_owned());
-                    return Err(ReadError::Unavailable(why));
+                    return Err(self.shared.ended());
                 }
             }
         }

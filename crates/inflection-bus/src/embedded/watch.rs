@@ -40,8 +40,7 @@ impl Watch {
             tokio::select! {
                 _ = self.revisions.changed() => {}
                 _ = self.closed.wait_for(|closed| *closed) => {
-                    let why = self.shared.failure().unwrap_or_else(|| "the store is closed".to_owned());
-                    return Err(ReadError::Unavailable(why));
+                    return Err(self.shared.ended());
                 }
             }
         }

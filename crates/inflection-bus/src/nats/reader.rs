@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -75,7 +74,7 @@ impl Reader {
             };
             let next = tokio::select! {
                 biased;
-                next = next_message(&mut open.messages, &mut open.delivered) => next.and_then(numbered),
+                next = next_message(&mut open.messages, &mut open.delivered) => next.map(message),
                 // The server counts what it has written to a socket as delivered. After a new connection only a new
                 // consumer is sure to bring what the old one lost, and not only when something newer shows the gap.
                 _ = open.connections.changed() => Err(ReadError::Unavailable("reconnected".to_owned())),
@@ -107,12 +106,10 @@ impl Reader {
         let mut messages = vec![first];
         while bytes < bytes_max {
             let Some(open) = &mut self.open else { break };
-            match next_message(&mut open.messages, &mut open.delivered)
-                .now_or_never()
-                .map(|next| next.and_then(numbered))
-            {
+            match next_message(&mut open.messages, &mut open.delivered).now_or_never() {
                 None => break,
-                Some(Ok(message)) => {
+                Some(Ok(next)) => {
+                    let message = message(next);
                     bytes += message.payload.len();
                     self.after = message.sequence;
                     messages.push(message);
@@ -180,26 +177,26 @@ impl Client {
     }
 }
 
-/// The next message, if it is the one after the last.
+/// The next message and its sequence in the stream, if it is the one after the last.
 pub(super) async fn next_message(
     messages: &mut pull::Stream,
     delivered: &mut u64,
-) -> Result<jetstream::Message, ReadError> {
+) -> Result<(Sequence, async_nats::Message), ReadError> {
     let lost = |why: &str| ReadError::Unavailable(why.to_owned());
     let message = match messages.next().await {
         Some(Ok(message)) => message,
         Some(Err(error)) => return Err(lost(&error.to_string())),
         None => return Err(lost("the consumer ended")),
     };
-    let number = message.info().map_err(|error| lost(&error.to_string()))?.consumer_sequence;
+    let info = message.info().map_err(|error| lost(&error.to_string()))?;
+    let (number, sequence) = (info.consumer_sequence, info.stream_sequence);
     if number != *delivered + 1 {
         return Err(lost("a delivery is missing"));
     }
     *delivered = number;
-    Ok(message)
+    Ok((sequence, message.message))
 }
 
-fn numbered(message: jetstream::Message) -> Result<Message, ReadError> {
-    let info = message.info().map_err(|error| ReadError::Unavailable(error.to_string()))?;
-    Ok(Message { sequence: info.stream_sequence, payload: message.message.payload })
+fn message((sequence, message): (Sequence, async_nats::Message)) -> Message {
+    Message { sequence, payload: message.payload }
 }

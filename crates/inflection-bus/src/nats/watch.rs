@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::Stream;
 use super::reader::{self, Open, next_message};
 use super::records::OPERATION;
 use super::{Client, bucket_name, bucket_stream};
-use crate::{ReadError, RecordChange};
+use crate::{ReadError, RecordChange, Sequence};
 
 /// Follows the records under a prefix.
 #[derive(Debug)]
@@ -73,9 +73,8 @@ impl Watch {
     }
 }
 
-fn change(message: async_nats::jetstream::Message, subject: &str) -> Option<RecordChange> {
+fn change((revision, message): (Sequence, async_nats::Message), subject: &str) -> Option<RecordChange> {
     let deleted = message.headers.as_ref().is_some_and(|headers| headers.get(OPERATION).is_some());
     let key = message.subject.strip_prefix(subject).filter(|_| !deleted)?.to_owned();
-    let revision = message.info().ok()?.stream_sequence;
-    Some(RecordChange { key, value: message.message.payload, revision })
+    Some(RecordChange { key, value: message.payload, revision })
 }

@@ -33,7 +33,7 @@ pub(super) struct Lane {
 ///
 /// # Errors
 /// Never for checked names; they fit into the name of a log.
-pub(crate) fn parked_log((workspace, connection): &ConnectionKey, partition: u16) -> Result<Log, InvalidName> {
+pub fn parked_log((workspace, connection): &ConnectionKey, partition: u16) -> Result<Log, InvalidName> {
     Log::new(&format!("parked.{workspace}.{connection}.{partition}"))
 }
 

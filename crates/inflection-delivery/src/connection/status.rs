@@ -38,7 +38,7 @@ pub struct ConnectionStatus {
     pub state: ConnectionState,
     /// Why, in a sentence, when it does not send.
     pub why: Option<String>,
-    /// Calls in memory, waiting or under way.
+    /// Calls in memory on their way to Segment, waiting or under way.
     pub pending: usize,
     /// Calls that lie parked.
     pub parked: u64,

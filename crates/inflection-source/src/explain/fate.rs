@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Context as _;
 use inflection_bus::{Bus, Log, Message};
-use inflection_delivery::{DeliveryHandle, dead_letter_log, load_progress};
-use inflection_domain::{ConnectionId, WorkspaceId};
+use inflection_delivery::{ConnectionKey, DeliveryHandle, dead_letter_log, load_progress, parked_log};
 use inflection_wire::{ConnectionTotals, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress, ParkedBatch};
 
 use super::Fate;
@@ -17,9 +16,6 @@ const LEFT_OUT: &str = "the connection's settings leave it out";
 const BEFORE: &str = "it was decided before the connection existed";
 const PERHAPS_LEFT_OUT: &str =
     "accepted, or left out by the connection's settings: the bus does not say which; ask a process that runs delivery";
-
-/// A connection within an installation.
-type Key = (WorkspaceId, ConnectionId);
 
 /// A dead letter that was not replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +44,8 @@ impl Delivered {
     ) -> anyhow::Result<Self> {
         let all = || calls.iter().flatten();
         let partitions: BTreeSet<u16> = all().map(|call| call.partition).collect();
-        let lanes: BTreeSet<(u16, &Key)> = all().map(|call| (call.partition, call.connection)).collect();
-        let connections: BTreeSet<&Key> = all().map(|call| call.connection).collect();
+        let lanes: BTreeSet<(u16, &ConnectionKey)> = all().map(|call| (call.partition, call.connection)).collect();
+        let connections: BTreeSet<&ConnectionKey> = all().map(|call| call.connection).collect();
         let ids: HashSet<u64> = all().map(|call| call.high()).collect();
         let names: HashSet<&str> = all().map(|call| call.message_id.as_str()).collect();
         let mut delivered = Self::default();
@@ -74,12 +70,12 @@ impl Delivered {
         &mut self,
         bus: &Bus,
         partition: u16,
-        connection: &Key,
+        connection: &ConnectionKey,
         ids: &HashSet<u64>,
     ) -> anyhow::Result<()> {
         let totals = self.totals(partition, connection).filter(|totals| totals.still_parked() > 0);
         let Some(released) = totals.map(|totals| totals.released_through) else { return Ok(()) };
-        let log = Log::new(&format!("parked.{}.{}.{partition}", connection.0, connection.1))?;
+        let log = parked_log(connection, partition)?;
         let mut pass = Pass::to_end(bus, &log, released).await.context("the parked calls cannot be read")?;
         while let Some(messages) = pass.next().await.context("the parked calls cannot be read")? {
             for Message { sequence, payload } in messages {
@@ -94,7 +90,7 @@ impl Delivered {
     async fn load_letters(
         &mut self,
         bus: &Bus,
-        (workspace, connection): &Key,
+        (workspace, connection): &ConnectionKey,
         names: &HashSet<&str>,
     ) -> anyhow::Result<()> {
         let log = dead_letter_log(workspace, connection)?;
@@ -128,7 +124,7 @@ impl Delivered {
         }
     }
 
-    fn totals(&self, partition: u16, (workspace, name): &Key) -> Option<&ConnectionTotals> {
+    fn totals(&self, partition: u16, (workspace, name): &ConnectionKey) -> Option<&ConnectionTotals> {
         let connections = self.progress.get(&partition).map(|progress| progress.connections.iter());
         connections?.find(|totals| totals.workspace == *workspace && totals.connection == *name)
     }
@@ -201,6 +197,7 @@ impl Known<'_> {
 
 #[cfg(test)]
 mod tests {
+    use inflection_domain::{ConnectionId, WorkspaceId};
     use inflection_wire::CallPosition;
 
     use super::*;
