@@ -167,6 +167,9 @@ pub enum Failure {
         /// Why.
         source: ParkedError,
     },
+    /// A dead letter cannot be stored.
+    #[error("a dead letter cannot be stored")]
+    Bury(#[source] AppendError),
     /// A log has no valid name: a defect.
     #[error("a log cannot be named")]
     Name(#[from] InvalidName),

@@ -3,9 +3,9 @@
 //! A connection's dead letters are a log: letters, and the ends of earlier letters. What is in it now is the fold of it.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use inflection_bus::{AppendError, Bus, InvalidName, Log, ReadError};
+use inflection_bus::{AppendError, Bus, InvalidName, Log, ReadError, Sequence};
 use inflection_domain::{ConnectionId, MessageId, Timestamp, WorkspaceId};
 use inflection_wire::{DeadLetter, DeadLetterEntry, DeadLetterOutcome, DecodeError};
 
@@ -14,6 +14,8 @@ use crate::dispatcher::Item;
 
 /// Reason of a call that could not be sent for too long because of an outage.
 pub(crate) const EXPIRED: &str = "expired";
+/// Wait after a letter could not be stored.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// Bytes read of a log at once.
 const READ_BYTES: usize = 1024 * 1024;
 
@@ -67,68 +69,81 @@ pub fn dead_letter_log(workspace: &WorkspaceId, connection: &ConnectionId) -> Re
 /// Where a call's letter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    Listed(u64),
+    Listed(Sequence),
     Replayed,
     Dropped,
 }
 
-/// Reads every entry of a connection's dead-letter log that is there now.
+/// Reads every entry after `after` of a connection's dead-letter log that is there now. Gives the last one's sequence.
 async fn each_entry(
     bus: &Bus,
     workspace: &WorkspaceId,
     connection: &ConnectionId,
-    mut entry: impl FnMut(u64, DeadLetterEntry),
-) -> Result<(), DeadLetterError> {
+    after: Sequence,
+    mut entry: impl FnMut(Sequence, DeadLetterEntry),
+) -> Result<Sequence, DeadLetterError> {
     let log = dead_letter_log(workspace, connection)?;
-    let Some(last) = bus.last(&log).await? else { return Ok(()) };
-    let mut reader = bus.read(&log, 0);
-    let mut sequence = 0;
+    let Some(last) = bus.last(&log).await? else { return Ok(after) };
+    let mut reader = bus.read(&log, after);
+    let mut sequence = after;
     while sequence < last.sequence {
         for message in reader.next(READ_BYTES).await? {
             sequence = message.sequence;
             entry(sequence, DeadLetterEntry::decode(message.payload)?);
         }
     }
-    Ok(())
+    Ok(sequence)
 }
 
-/// Where each call stands, by the hash in its messageId: some thirty bytes a call, however large the letters are.
-async fn standings(
-    bus: &Bus,
-    workspace: &WorkspaceId,
-    connection: &ConnectionId,
-) -> Result<HashMap<u128, Standing>, DeadLetterError> {
-    let mut standings = HashMap::new();
-    each_entry(bus, workspace, connection, |sequence, entry| {
-        let (id, standing) = match entry.outcome {
-            DeadLetterOutcome::Died(letter) => (letter.message_id, Standing::Listed(sequence)),
-            DeadLetterOutcome::Replayed(id) => (id, Standing::Replayed),
-            DeadLetterOutcome::Dropped(id) => (id, Standing::Dropped),
-        };
-        standings.insert(whole_id_of(&id), standing);
-    })
-    .await?;
-    Ok(standings)
+/// Where each call of a connection's dead-letter log stands, by the hash in its messageId: some thirty bytes a call,
+/// however large the letters are. Asked again, it reads what is new.
+#[derive(Debug, Default)]
+pub struct Standings {
+    through: Sequence,
+    by_call: HashMap<u128, Standing>,
 }
 
-/// What became of a connection's dead letters.
-///
-/// # Errors
-/// [`DeadLetterError`] when the log cannot be read.
-pub async fn counts(
-    bus: &Bus,
-    workspace: &WorkspaceId,
-    connection: &ConnectionId,
-) -> Result<LetterCounts, DeadLetterError> {
-    let mut counts = LetterCounts::default();
-    for standing in standings(bus, workspace, connection).await?.into_values() {
-        match standing {
-            Standing::Listed(_) => counts.listed += 1,
-            Standing::Replayed => counts.replayed += 1,
-            Standing::Dropped => counts.dropped += 1,
-        }
+impl Standings {
+    /// Reads what the log has beyond what was read before.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`] when the log cannot be read.
+    pub async fn read(
+        &mut self,
+        bus: &Bus,
+        workspace: &WorkspaceId,
+        connection: &ConnectionId,
+    ) -> Result<(), DeadLetterError> {
+        let by_call = &mut self.by_call;
+        let read = each_entry(bus, workspace, connection, self.through, |sequence, entry| {
+            let (id, standing) = match entry.outcome {
+                DeadLetterOutcome::Died(letter) => (letter.message_id, Standing::Listed(sequence)),
+                DeadLetterOutcome::Replayed(id) => (id, Standing::Replayed),
+                DeadLetterOutcome::Dropped(id) => (id, Standing::Dropped),
+            };
+            by_call.insert(whole_id_of(&id), standing);
+        });
+        self.through = read.await?;
+        Ok(())
     }
-    Ok(counts)
+
+    /// What became of the letters.
+    #[must_use]
+    pub fn counts(&self) -> LetterCounts {
+        let mut counts = LetterCounts::default();
+        for standing in self.by_call.values() {
+            match standing {
+                Standing::Listed(_) => counts.listed += 1,
+                Standing::Replayed => counts.replayed += 1,
+                Standing::Dropped => counts.dropped += 1,
+            }
+        }
+        counts
+    }
+
+    fn lists(&self, sequence: Sequence, message_id: &str) -> bool {
+        self.by_call.get(&whole_id_of(message_id)) == Some(&Standing::Listed(sequence))
+    }
 }
 
 /// Shows the letters of a connection that were neither replayed nor dropped, oldest first, one at a time: all of them
@@ -142,18 +157,19 @@ pub async fn visit(
     connection: &ConnectionId,
     mut letter: impl FnMut(StoredLetter),
 ) -> Result<(), DeadLetterError> {
-    let standings = standings(bus, workspace, connection).await?;
-    if !standings.values().any(|standing| matches!(standing, Standing::Listed(_))) {
+    let mut standings = Standings::default();
+    standings.read(bus, workspace, connection).await?;
+    if standings.counts().listed == 0 {
         return Ok(());
     }
-    each_entry(bus, workspace, connection, |sequence, entry| {
+    let read = each_entry(bus, workspace, connection, 0, |sequence, entry| {
         if let DeadLetterOutcome::Died(died) = entry.outcome
-            && standings.get(&whole_id_of(&died.message_id)) == Some(&Standing::Listed(sequence))
+            && standings.lists(sequence, &died.message_id)
         {
             letter(StoredLetter { sequence, at: entry.at, letter: died });
         }
-    })
-    .await
+    });
+    read.await.map(|_through| ())
 }
 
 /// Takes a letter out for good, without sending it.
@@ -170,6 +186,25 @@ pub async fn drop_letter(
     let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Dropped(message_id.to_owned()) };
     bus.append(&log, None, entry.encode()).await?;
     Ok(())
+}
+
+/// Stores an entry, through outages of the bus.
+///
+/// # Errors
+/// [`AppendError`] when the bus will take nothing more.
+pub(crate) async fn store(bus: &Bus, log: &Log, entry: &DeadLetterEntry) -> Result<(), AppendError> {
+    let entry = entry.encode();
+    loop {
+        match bus.append(log, None, entry.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error @ AppendError::TooLarge { .. }) => return Err(error),
+            Err(error) if bus.has_failed() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, %log, "a dead letter could not be stored yet");
+                tokio::time::sleep(RETRY_WAIT).await;
+            }
+        }
+    }
 }
 
 /// The letter of an item that Segment refused by itself.

@@ -32,7 +32,7 @@ pub use books::ConnectionKey;
 pub use check::{CHECK_EVENT, Check, Level};
 pub use connection::{ConnectionState, ConnectionStatus, Failure, ParkedError, parked_log};
 pub use control::HoldError;
-pub use dead_letters::{DeadLetterError, LetterCounts, StoredLetter, counts, dead_letter_log, drop_letter, visit};
+pub use dead_letters::{DeadLetterError, LetterCounts, Standings, StoredLetter, dead_letter_log, drop_letter, visit};
 pub use dispatcher::{
     Action, Appetite, BatchId, Dispatcher, Fate, Finished, Item, LaneId, Limits, Response, Ticket, Trouble,
 };

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::books::{CallEnd, ConnectionKey};
 use crate::connection::{Command, Flags};
-use crate::dead_letters::{EXPIRED, now};
+use crate::dead_letters::{self, EXPIRED, now};
 use crate::dispatcher::{Item, Ticket};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::{Hold, Tracked};
@@ -122,6 +122,11 @@ struct Output<'o> {
 }
 
 impl Output<'_> {
+    /// What its calls take until they are sent.
+    fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.rendered.len() * size_of::<Item>()
+    }
+
     fn count(&self, wanted: CallEnd) -> u64 {
         self.calls.iter().filter(|end| **end == Some(wanted)).count() as u64
     }
@@ -300,17 +305,8 @@ impl Reading {
         let reason = if letter.reason == EXPIRED { EXPIRED } else { "invalid" };
         let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
         self.common.metrics.dead.with(&labels).add(1);
-        let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) }.encode();
-        loop {
-            match self.common.bus.append(&outlet.dead, None, entry.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) if self.common.bus.has_failed() => return Err(error),
-                Err(error) => {
-                    tracing::warn!(%error, "a dead letter waits for the bus");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
+        let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) };
+        dead_letters::store(&self.common.bus, &outlet.dead, &entry).await
     }
 
     /// Hands a message's calls to the connections; those that have room are not kept waiting by those that have not.
@@ -334,14 +330,19 @@ impl Reading {
         }
         let mut waiting = Vec::new();
         for output in outputs {
-            let parked = output.outlet.flags.is_parked(self.partition);
-            match self.common.room.try_hold(&output.outlet.key, output.bytes.len()) {
-                Some(held) if !parked => self.push(output, Some(held.into()), sequence, received_at).await,
-                Some(_) | None => waiting.push(output),
+            let (key, flags) = (&output.outlet.key, &output.outlet.flags);
+            if output.rendered.is_empty() {
+                self.push(output, None, sequence, received_at).await;
+            } else if flags.is_parked(self.partition) {
+                waiting.push(output);
+            } else if let Some(held) = self.common.room.try_hold(key, output.memory_bytes()) {
+                self.push(output, Some(held.into()), sequence, received_at).await;
+            } else {
+                waiting.push(output);
             }
         }
         for output in waiting {
-            let held = self.hold(output.outlet, output.bytes.len(), connections).await;
+            let held = self.hold(output.outlet, output.memory_bytes(), connections).await;
             self.push(output, held, sequence, received_at).await;
         }
         Ok(())

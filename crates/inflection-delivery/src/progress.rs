@@ -167,12 +167,11 @@ impl Tracked {
                     Err(RecordError::Conflict) => match self.settle(&bus, partition, &progress).await {
                         Some(true) => stored = Some(progress),
                         Some(false) => return false,
-                        None => pause(RETRY_WAIT, &finish).await,
+                        None => self.retry(&finish).await,
                     },
                     Err(error) => {
                         tracing::warn!(partition, %error, "progress could not be stored yet");
-                        self.moved.notify_one();
-                        pause(RETRY_WAIT, &finish).await;
+                        self.retry(&finish).await;
                     }
                 }
             }
@@ -192,6 +191,12 @@ impl Tracked {
                 () = finish.cancelled() => {}
             }
         }
+    }
+
+    /// Waits, and has the write tried again.
+    async fn retry(&self, finish: &CancellationToken) {
+        self.moved.notify_one();
+        pause(RETRY_WAIT, finish).await;
     }
 
     /// Whether the record that stands against a write is that very write, whose answer was lost. `None` when it cannot be

@@ -209,8 +209,9 @@ impl Service {
             let reading = Reading { partition, log, after, tracked: Arc::clone(&tracked), common };
             let read = tokio::select! {
                 biased;
-                kept = keeping.join_next() => {
-                    tracing::warn!(partition, ?kept, "another owner has stored progress; this one lets go");
+                Some(kept) = keeping.join_next() => {
+                    kept.map_err(DeliveryError::Panicked)?;
+                    tracing::warn!(partition, "another owner has stored progress; this one lets go");
                     Ok(())
                 }
                 read = reading.run(stop.clone()) => read,

@@ -26,5 +26,5 @@ mod webhook;
 mod writer;
 
 pub use metrics::IngestMetrics;
-pub use rejected::rejected_key;
+pub use rejected::REJECTED_RECORDS;
 pub use server::{IngestConfig, IngestError, run};

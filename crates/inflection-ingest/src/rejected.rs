@@ -17,10 +17,11 @@ const STORE_EVERY: Duration = Duration::from_secs(1);
 /// Tries to add to a count while other processes add too.
 const TRIES: usize = 10;
 
-/// The record of a workspace's count.
-#[must_use]
-pub fn rejected_key(workspace: &WorkspaceId) -> String {
-    format!("rejected.{workspace}")
+/// Prefix of the records that count refused events: `rejected.<workspace>`.
+pub const REJECTED_RECORDS: &str = "rejected";
+
+fn rejected_key(workspace: &WorkspaceId) -> String {
+    format!("{REJECTED_RECORDS}.{workspace}")
 }
 
 /// What was counted since it was last stored.

@@ -28,7 +28,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger;
+use crate::ledger::Bookkeeper;
 
 /// Whether the process wants work.
 #[derive(Debug, Default)]
@@ -46,6 +46,7 @@ pub(crate) struct Admin {
     pub(crate) bus: Bus,
     pub(crate) installation: Installation,
     pub(crate) delivery: Option<DeliveryHandle>,
+    pub(crate) books: Arc<tokio::sync::Mutex<Bookkeeper>>,
     pub(crate) directory: Directory,
     pub(crate) registry: Registry,
     pub(crate) readiness: Arc<Readiness>,
@@ -162,7 +163,7 @@ async fn metrics(State(admin): Shared) -> Response<Body> {
 }
 
 async fn ledger_view(State(admin): Shared) -> Response {
-    match ledger::read(&admin.bus, admin.installation.partitions).await {
+    match admin.books.lock().await.read().await {
         Ok(ledger) => Json(ledger).into_response(),
         Err(error) => unavailable(&error),
     }

@@ -3,17 +3,24 @@
 //! Identity's half is the totals in the last decision message of each partition; delivery's half is the progress record.
 //! Both are written together with the work they count, so a crash cannot put them out of step.
 
+mod backlog;
+mod metrics;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
 use anyhow::Context as _;
-use inflection_bus::{Bus, Log};
-use inflection_delivery::load_progress;
+use backlog::Backlog;
+use inflection_bus::{Bus, Log, Watch};
+use inflection_delivery::{Standings, load_progress};
 use inflection_domain::{ConnectionId, PartitionCount, WorkspaceId};
-use inflection_ingest::rejected_key;
-use inflection_telemetry::{GaugeFamily, Registry};
-use inflection_wire::{DecisionBatch, DeliveryProgress, EventBatch, RejectedEvents};
+use inflection_ingest::REJECTED_RECORDS;
+use inflection_wire::{DecisionBatch, DeliveryProgress, RejectedEvents};
+pub(crate) use metrics::LedgerMetrics;
 use serde::{Deserialize, Serialize};
 
-/// Bytes read of a log at once.
-const READ_BYTES: usize = 1024 * 1024;
+/// How long may pass until it is known how many events were refused.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The books of an install.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,39 +80,96 @@ pub(crate) struct CallBooks {
     pub(crate) gap: u64,
 }
 
-/// Reads the books.
-pub(crate) async fn read(bus: &Bus, partitions: PartitionCount) -> anyhow::Result<Ledger> {
-    let mut ledger = Ledger::default();
-    for partition in partitions.all().map(|partition| partition.index()) {
-        // Progress first: what is decided meanwhile makes calls pending, never finished.
-        let progress = load_progress(bus, partition).await.context("progress cannot be read")?;
-        let last = bus.last(&Log::new(&format!("decisions.{partition}"))?).await?;
-        let (decided_through, batch) = match last {
-            Some(message) => (message.sequence, DecisionBatch::decode(&message.payload)?),
-            None => (0, DecisionBatch::default()),
-        };
-        add_events(&mut ledger, &batch);
-        ledger.events.pending += pending_events(bus, partition, &batch).await?;
-        add_calls(&mut ledger, &progress, &batch, decided_through);
+/// Reads the books. Asked again, it reads only what is new of the logs.
+#[derive(Debug)]
+pub(crate) struct Bookkeeper {
+    bus: Bus,
+    partitions: PartitionCount,
+    backlogs: Vec<Backlog>,
+    letters: HashMap<(WorkspaceId, ConnectionId), Standings>,
+    /// Counts of refused events, by record.
+    rejected: BTreeMap<String, u64>,
+    rejected_changes: Watch,
+    /// Whether those that there were at first are known.
+    rejected_known: bool,
+}
+
+impl Bookkeeper {
+    pub(crate) fn new(bus: Bus, partitions: PartitionCount) -> Self {
+        let backlogs = partitions.all().map(|_| Backlog::default()).collect();
+        let (letters, rejected, rejected_changes) = (HashMap::new(), BTreeMap::new(), bus.watch(REJECTED_RECORDS));
+        Self { bus, partitions, backlogs, letters, rejected, rejected_changes, rejected_known: false }
     }
-    for books in &mut ledger.workspaces {
-        let record = bus.get_record(&rejected_key(&WorkspaceId::new(&books.workspace)?)).await?;
-        books.rejected = record.map_or(0, |record| RejectedEvents::decode(&record.value).count);
-        ledger.events.rejected += books.rejected;
+
+    /// Reads the books.
+    pub(crate) async fn read(&mut self) -> anyhow::Result<Ledger> {
+        let mut ledger = Ledger::default();
+        for (partition, backlog) in self.partitions.all().zip(&mut self.backlogs) {
+            let partition = partition.index();
+            // Progress first: what is decided meanwhile makes calls pending, never finished.
+            let progress = load_progress(&self.bus, partition).await.context("progress cannot be read")?;
+            let last = self.bus.last(&Log::new(&format!("decisions.{partition}"))?).await?;
+            let (decided_through, batch) = match last {
+                Some(message) => (message.sequence, DecisionBatch::decode_totals(&message.payload)?),
+                None => (0, DecisionBatch::default()),
+            };
+            add_events(&mut ledger, &batch);
+            ledger.events.pending += backlog.count(&self.bus, partition, &batch).await?;
+            add_calls(&mut ledger, &progress, &batch, decided_through);
+        }
+        self.add_rejected(&mut ledger).await?;
+        self.add_letters(&mut ledger).await?;
+        let books = &mut ledger.events;
+        books.accepted = books.folded + books.duplicate + books.undecodable + books.pending;
+        ledger.pending += books.pending + ledger.calls.iter().map(|calls| calls.pending + calls.parked).sum::<u64>();
+        ledger.at_rest = ledger.pending == 0;
+        ledger.balanced = ledger.calls.iter().all(|calls| calls.gap == 0);
+        Ok(ledger)
     }
-    for calls in ledger.calls.iter_mut().filter(|calls| calls.dead > 0) {
-        let (workspace, connection) = (WorkspaceId::new(&calls.workspace)?, ConnectionId::new(&calls.connection)?);
-        let letters = inflection_delivery::counts(bus, &workspace, &connection).await?;
-        calls.dead = calls.dead.saturating_sub(letters.replayed + letters.dropped);
-        calls.accepted += letters.replayed;
-        calls.dropped += letters.dropped;
+
+    /// Adds what was refused, also of workspaces of which nothing was taken.
+    async fn add_rejected(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
+        loop {
+            // A watch tells first, perhaps with nothing, what there is; then what is new.
+            let patience = if self.rejected_known { Duration::ZERO } else { PATIENCE };
+            let Ok(changes) = tokio::time::timeout(patience, self.rejected_changes.next()).await else { break };
+            self.rejected_known = true;
+            for record in changes? {
+                self.rejected.insert(record.key, RejectedEvents::decode(&record.value).count);
+            }
+        }
+        for (key, count) in &self.rejected {
+            let Some((_, workspace)) = key.split_once('.') else { continue };
+            ledger.books_of(workspace).rejected += count;
+            ledger.events.rejected += count;
+        }
+        Ok(())
     }
-    let books = &mut ledger.events;
-    books.accepted = books.folded + books.duplicate + books.undecodable + books.pending;
-    ledger.pending += books.pending + ledger.calls.iter().map(|calls| calls.pending + calls.parked).sum::<u64>();
-    ledger.at_rest = ledger.pending == 0;
-    ledger.balanced = ledger.calls.iter().all(|calls| calls.gap == 0);
-    Ok(ledger)
+
+    /// Takes those that were replayed or dropped out of the dead.
+    async fn add_letters(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
+        for calls in ledger.calls.iter_mut().filter(|calls| calls.dead > 0) {
+            let key = (WorkspaceId::new(&calls.workspace)?, ConnectionId::new(&calls.connection)?);
+            let standings = self.letters.entry(key.clone()).or_default();
+            standings.read(&self.bus, &key.0, &key.1).await?;
+            let letters = standings.counts();
+            calls.dead = calls.dead.saturating_sub(letters.replayed + letters.dropped);
+            calls.accepted += letters.replayed;
+            calls.dropped += letters.dropped;
+        }
+        Ok(())
+    }
+}
+
+impl Ledger {
+    fn books_of(&mut self, workspace: &str) -> &mut WorkspaceBooks {
+        let known = self.workspaces.iter().position(|books| books.workspace == workspace);
+        let at = known.unwrap_or(self.workspaces.len());
+        if known.is_none() {
+            self.workspaces.push(WorkspaceBooks { workspace: workspace.to_owned(), ..WorkspaceBooks::default() });
+        }
+        &mut self.workspaces[at]
+    }
 }
 
 fn add_events(ledger: &mut Ledger, batch: &DecisionBatch) {
@@ -114,17 +178,11 @@ fn add_events(ledger: &mut Ledger, batch: &DecisionBatch) {
         ledger.events.duplicate += totals.duplicates;
         ledger.events.undecodable += totals.undecodable;
         ledger.events.identity_conflicts += totals.identity_conflicts;
-        let name = totals.workspace.as_str();
-        let at = ledger.workspaces.iter().position(|books| books.workspace == name).unwrap_or_else(|| {
-            ledger.workspaces.push(WorkspaceBooks { workspace: name.to_owned(), ..WorkspaceBooks::default() });
-            ledger.workspaces.len() - 1
-        });
-        if let Some(books) = ledger.workspaces.get_mut(at) {
-            books.folded += totals.folded;
-            books.duplicate += totals.duplicates;
-            books.identity_conflicts += totals.identity_conflicts;
-            books.calls += totals.calls;
-        }
+        let books = ledger.books_of(totals.workspace.as_str());
+        books.folded += totals.folded;
+        books.duplicate += totals.duplicates;
+        books.identity_conflicts += totals.identity_conflicts;
+        books.calls += totals.calls;
     }
 }
 
@@ -165,24 +223,6 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
     }
 }
 
-/// Events behind the last decision, counted where they lie.
-async fn pending_events(bus: &Bus, partition: u16, batch: &DecisionBatch) -> anyhow::Result<u64> {
-    let log = Log::new(&format!("events.{partition}"))?;
-    let Some(last) = bus.last(&log).await?.filter(|last| last.sequence > batch.consumed_through) else { return Ok(0) };
-    let mut reader = bus.read(&log, batch.consumed_through);
-    let (mut count, mut sequence) = (0u64, batch.consumed_through);
-    while sequence < last.sequence {
-        // What identity consumes and deletes meanwhile may be the very message we wait for.
-        let messages = tokio::time::timeout(std::time::Duration::from_secs(2), reader.next(READ_BYTES)).await;
-        let Ok(messages) = messages else { break };
-        for message in messages? {
-            sequence = message.sequence;
-            count += EventBatch::decode(&message.payload).map_or(1, |batch| batch.events.len() as u64);
-        }
-    }
-    Ok(count.saturating_sub(u64::from(batch.consumed_events)))
-}
-
 impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let EventBooks { accepted, folded, duplicate, undecodable, pending, rejected, identity_conflicts } =
@@ -212,44 +252,6 @@ impl std::fmt::Display for Ledger {
             (true, true) => write!(f, "ledger   balanced, at rest"),
             (true, false) => write!(f, "ledger   balanced so far, {} on their way", self.pending),
             (false, _) => write!(f, "ledger   NOT BALANCED"),
-        }
-    }
-}
-
-/// The books as metrics.
-#[derive(Debug, Clone)]
-pub(crate) struct LedgerMetrics {
-    calls: GaugeFamily,
-    gap: GaugeFamily,
-    pending_events: inflection_telemetry::Gauge,
-}
-
-impl LedgerMetrics {
-    pub(crate) fn new(registry: &Registry) -> Self {
-        Self {
-            calls: registry.gauges("inflection_ledger_calls", "Calls of a connection, by what became of them"),
-            gap: registry.gauges("inflection_ledger_gap", "Calls that are missing or too many; not zero is a defect"),
-            pending_events: registry.gauge("inflection_ledger_events_pending", "Events that are not decided yet"),
-        }
-    }
-
-    pub(crate) fn set(&self, ledger: &Ledger) {
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        self.pending_events.set(number(ledger.events.pending));
-        for books in &ledger.calls {
-            let labels = [("workspace", books.workspace.as_str()), ("connection", books.connection.as_str())];
-            self.gap.with(&labels).set(number(books.gap));
-            for (fate, count) in [
-                ("produced", books.produced),
-                ("accepted", books.accepted),
-                ("dead", books.dead),
-                ("dropped", books.dropped),
-                ("filtered", books.filtered),
-                ("parked", books.parked),
-                ("pending", books.pending),
-            ] {
-                self.calls.with(&[labels[0], labels[1], ("fate", fate)]).set(number(count));
-            }
         }
     }
 }

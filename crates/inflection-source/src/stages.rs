@@ -14,12 +14,13 @@ use inflection_ownership::{Identity, Shares, WorkerId, join};
 use inflection_telemetry::Registry;
 use inflection_wire::Installation;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin, Readiness, WrongKeys};
-use crate::ledger::{self, LedgerMetrics};
+use crate::ledger::{Bookkeeper, LedgerMetrics};
 use crate::reload::{self, Read};
 use crate::settings::Sending;
 
@@ -136,15 +137,17 @@ impl Stages {
             spawn("delivery", stop, both(async move { stage.await.context("delivery") }, member));
         }
         let beside = CancellationToken::new();
+        let books = Arc::new(Mutex::new(Bookkeeper::new(bus.clone(), installation.partitions)));
         tasks.spawn(followed.run(beside.clone()));
         if handle.is_some() {
             let metrics = LedgerMetrics::new(&registry);
-            tasks.spawn(keep_books(bus.clone(), installation.clone(), metrics, beside.clone()));
+            tasks.spawn(keep_books(Arc::clone(&books), metrics, beside.clone()));
         }
         let admin = Admin {
             bus: bus.clone(),
             installation: installation.clone(),
             delivery: handle,
+            books,
             directory,
             registry,
             readiness: Arc::clone(&readiness),
@@ -196,7 +199,7 @@ impl Stages {
 }
 
 /// Keeps the books among the metrics.
-async fn keep_books(bus: Bus, installation: Installation, metrics: LedgerMetrics, shutdown: CancellationToken) {
+async fn keep_books(books: Arc<Mutex<Bookkeeper>>, metrics: LedgerMetrics, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -204,7 +207,7 @@ async fn keep_books(bus: Bus, installation: Installation, metrics: LedgerMetrics
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            read = ledger::read(&bus, installation.partitions) => match read {
+            read = async { books.lock().await.read().await } => match read {
                 Ok(ledger) => metrics.set(&ledger),
                 Err(error) => tracing::debug!(error = format!("{error:#}"), "the books could not be read"),
             },

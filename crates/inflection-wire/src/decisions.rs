@@ -10,6 +10,11 @@ use crate::events::workspace;
 use crate::fields::{Fields, put_bytes, put_message, put_number};
 use crate::{DecodeError, enums, key, pb};
 
+/// Field of the decisions.
+const DECISIONS: u32 = 3;
+/// Field of the changes of state.
+const CHANGES: u32 = 4;
+
 /// One step of the fold: output, change of state and input offset in one message.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DecisionBatch {
@@ -71,9 +76,9 @@ impl DecisionBatch {
         put_number(&mut out, 1, self.consumed_through);
         put_number(&mut out, 2, self.received_at.as_ms().cast_unsigned());
         for decided in &self.decisions {
-            put_message(&mut out, 3, |out| encode_decided(decided, out));
+            put_message(&mut out, DECISIONS, |out| encode_decided(decided, out));
         }
-        put_bytes(&mut out, 4, &encode_changes(self.changes).encode_to_vec());
+        put_bytes(&mut out, CHANGES, &encode_changes(self.changes).encode_to_vec());
         for totals in &self.totals {
             put_message(&mut out, 5, |out| encode_totals(totals).encode_raw(out));
         }
@@ -86,7 +91,7 @@ impl DecisionBatch {
     /// # Errors
     /// [`DecodeError`] when it is no decision batch; a decision log has no entries that may be skipped.
     pub fn decode(message: &Bytes) -> Result<Self, DecodeError> {
-        Self::read(message, true)
+        Self::read(message, |_| true)
     }
 
     /// Reads everything but the changes of state, which are much of a message and of use to identity only.
@@ -94,18 +99,27 @@ impl DecisionBatch {
     /// # Errors
     /// [`DecodeError`] when it is no decision batch.
     pub fn decode_decisions(message: &Bytes) -> Result<Self, DecodeError> {
-        Self::read(message, false)
+        Self::read(message, |field| field != CHANGES)
     }
 
-    fn read(message: &Bytes, with_changes: bool) -> Result<Self, DecodeError> {
+    /// Reads what was consumed and the totals: what the books need.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when it is no decision batch.
+    pub fn decode_totals(message: &Bytes) -> Result<Self, DecodeError> {
+        Self::read(message, |field| field != CHANGES && field != DECISIONS)
+    }
+
+    fn read(message: &Bytes, wanted: impl Fn(u32) -> bool) -> Result<Self, DecodeError> {
         let (mut batch, mut last) = (Self::default(), None);
         let mut fields = Fields::of(message);
         while let Some((number, field)) = fields.next()? {
             match number {
+                number if !wanted(number) => {}
                 1 => batch.consumed_through = field.varint(),
                 2 => batch.received_at = Timestamp::from_ms(field.varint().cast_signed()),
-                3 => batch.decisions.push(decode_decided(field.bytes(), message, &mut last)?),
-                4 if with_changes => batch.changes = decode_changes(pb::StateChanges::decode(field.bytes())?)?,
+                DECISIONS => batch.decisions.push(decode_decided(field.bytes(), message, &mut last)?),
+                CHANGES => batch.changes = decode_changes(pb::StateChanges::decode(field.bytes())?)?,
                 5 => batch.totals.push(decode_totals(&pb::WorkspaceTotals::decode(field.bytes())?)?),
                 6 => batch.consumed_events = u32::try_from(field.varint()).unwrap_or(u32::MAX),
                 _ => {}

@@ -312,7 +312,7 @@ impl Committer {
                 Taken::Append { log, sequence, at, payload, reply } => {
                     let place = place(start, at, &log, payload.len());
                     index.insert(&log, sequence, self.active.segment.number, place);
-                    index.announce(&log, payload);
+                    index.announce(&log, sequence, payload);
                     answers.push(Box::new(move || drop(reply.send(Ok(sequence)))));
                 }
                 Taken::Purge { log, through, reply } => {

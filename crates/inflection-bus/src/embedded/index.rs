@@ -1,16 +1,15 @@
 //! Which message lies where, what records hold, and how much of each file is still needed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::frame::{self, Frame};
+use super::newest::Newest;
 use super::segment::{Segment, SegmentNumber};
 use crate::{Expected, Log, Record, RecordChange, RecordError, Sequence};
 
-/// Newest payloads of one log kept in memory, in bytes: a reader that keeps up never touches the disk.
-const TAIL_BYTES_MAX: usize = 1024 * 1024;
 /// All records together, in bytes. They are repeated at the head of every file, so they must stay small.
 pub(super) const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -34,15 +33,12 @@ struct LogIndex {
     purged: Sequence,
     last: Sequence,
     runs: BTreeMap<Sequence, Run>,
-    tail: VecDeque<Bytes>,
-    tail_bytes: usize,
     watch: watch::Sender<Sequence>,
 }
 
 impl Default for LogIndex {
     fn default() -> Self {
-        let (runs, tail) = (BTreeMap::new(), VecDeque::new());
-        Self { purged: 0, last: 0, runs, tail, tail_bytes: 0, watch: watch::Sender::new(0) }
+        Self { purged: 0, last: 0, runs: BTreeMap::new(), watch: watch::Sender::new(0) }
     }
 }
 
@@ -59,6 +55,7 @@ pub(super) struct Usage {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     logs: HashMap<Log, LogIndex>,
+    newest: Newest,
     records: BTreeMap<String, Record>,
     record_bytes: usize,
     last_revision: watch::Sender<u64>,
@@ -117,13 +114,9 @@ impl Index {
     }
 
     /// Keeps a new message in memory for readers that keep up, and wakes them.
-    pub(super) fn announce(&mut self, log: &Log, payload: Bytes) {
+    pub(super) fn announce(&mut self, log: &Log, sequence: Sequence, payload: Bytes) {
+        self.newest.push(log, sequence, payload);
         if let Some(index) = self.logs.get_mut(log) {
-            index.tail_bytes += payload.len();
-            index.tail.push_back(payload);
-            while index.tail_bytes > TAIL_BYTES_MAX && index.tail.len() > 1 {
-                index.tail_bytes -= index.tail.pop_front().map_or(0, |payload| payload.len());
-            }
             index.watch.send_replace(index.last);
         }
     }
@@ -145,10 +138,7 @@ impl Index {
             }
         }
         index.purged = index.purged.max(through);
-        let live = usize::try_from(index.last - index.purged).unwrap_or(usize::MAX);
-        while index.tail.len() > live {
-            index.tail_bytes -= index.tail.pop_front().map_or(0, |payload| payload.len());
-        }
+        self.newest.purge(log, index.purged);
     }
 
     /// Takes over where a log stands from the head of a file.
@@ -163,7 +153,8 @@ impl Index {
         let mut found = Vec::new();
         let (mut bytes, mut sequence) = (0, after.max(index.purged) + 1);
         while sequence <= index.last {
-            let Some((source, length)) = index.find(sequence, &self.segments) else { break };
+            let cached = self.newest.get(log, sequence).map(|payload| (Source::Memory(payload.clone()), payload.len()));
+            let Some((source, length)) = cached.or_else(|| index.find(sequence, &self.segments)) else { break };
             bytes += length;
             if bytes > bytes_max && !found.is_empty() {
                 break;
@@ -271,11 +262,6 @@ impl LogIndex {
     }
 
     fn find(&self, sequence: Sequence, segments: &BTreeMap<SegmentNumber, Usage>) -> Option<(Source, usize)> {
-        let from_end = usize::try_from(self.last - sequence).ok()?;
-        let in_tail = self.tail.len().checked_sub(from_end + 1).and_then(|at| self.tail.get(at));
-        if let Some(payload) = in_tail {
-            return Some((Source::Memory(payload.clone()), payload.len()));
-        }
         let (base, at) = self.run_of(sequence)?;
         let run = self.runs.get(&base)?;
         let place = *run.places.get(at)?;

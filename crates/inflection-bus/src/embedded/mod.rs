@@ -2,7 +2,7 @@
 //!
 //! * `frame`: what a journal consists of, and how a torn tail is told from a damaged disk;
 //! * `segment`: one file of the journal;
-//! * `index`: which message lies where, and what is still needed;
+//! * `index`: which message lies where, and what is still needed; `newest`: the payloads of the last ones;
 //! * `recovery`: from files to an index;
 //! * `committer`: the one thread that writes: collects what waits, writes it, syncs once, answers everybody;
 //! * `reader`: reading at one's own pace;
@@ -13,6 +13,7 @@ mod blobs;
 mod committer;
 mod frame;
 mod index;
+mod newest;
 mod reader;
 mod recovery;
 mod segment;

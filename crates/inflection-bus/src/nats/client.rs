@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::backoff::Backoff;
 use super::{NatsConfig, PREFIX, Reader, SERVER_FLOOR, stream_name};
 use crate::error::{AppendError, OpenError, ReadError};
 use crate::{Log, Message, Sequence};
@@ -124,7 +125,7 @@ impl Client {
             return Err(AppendError::TooLarge { bytes: payload.len(), max });
         }
         let (subject, id) = (Self::subject(log), self.ids.next());
-        let (deadline, mut wait) = (Instant::now() + APPEND_DEADLINE, RETRY_WAIT.0);
+        let (deadline, mut backoff) = (Instant::now() + APPEND_DEADLINE, Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1));
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
@@ -156,10 +157,9 @@ impl Client {
                 }
                 (PublishErrorKind::Other, _) => return Err(refusal(&error)),
                 // No leader, no connection, no answer: the same message again, under the same id.
-                _ if Instant::now() + wait < deadline => {
+                _ if Instant::now() + backoff.next() < deadline => {
                     tracing::debug!(%error, log = %log, "repeating an append");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(RETRY_WAIT.1);
+                    backoff.pause().await;
                 }
                 _ => return Err(AppendError::Unavailable(error.to_string())),
             }

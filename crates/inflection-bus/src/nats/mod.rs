@@ -8,6 +8,7 @@
 //! * `provision`: streams and buckets, and whether they keep what we promise;
 //! * `monitor`: what only the server's monitoring port tells.
 
+mod backoff;
 mod blobs;
 mod client;
 mod monitor;

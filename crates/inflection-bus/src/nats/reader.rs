@@ -12,6 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use tokio::sync::watch;
 
+use super::backoff::Backoff;
 use super::{Client, PREFIX, stream_name};
 use crate::{Log, Message, ReadError, Sequence};
 
@@ -26,8 +27,6 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server forgets a consumer nobody pulls from after this.
 const INACTIVE: Duration = Duration::from_secs(60);
-/// Shortest and longest wait before a consumer is made anew.
-pub(super) const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Reads one log from NATS.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub(crate) struct Reader {
     after: Sequence,
     prefetch_messages: usize,
     open: Option<Open>,
-    wait: Duration,
+    backoff: Backoff,
 }
 
 /// A consumer that delivers.
@@ -56,7 +55,7 @@ impl std::fmt::Debug for Open {
 
 impl Reader {
     pub(super) fn new(client: Client, log: Log, after: Sequence, prefetch_messages: usize) -> Self {
-        Self { client, log, after, prefetch_messages, open: None, wait: RETRY_WAIT.0 }
+        Self { client, log, after, prefetch_messages, open: None, backoff: Backoff::default() }
     }
 
     pub(crate) async fn next(&mut self, bytes_max: usize) -> Result<Vec<Message>, ReadError> {
@@ -67,7 +66,7 @@ impl Reader {
                     Ok(open) => self.open.insert(open),
                     Err(error) => {
                         tracing::debug!(%error, log = %self.log, "a reader waits for the bus");
-                        self.pause().await;
+                        self.backoff.pause().await;
                         continue;
                     }
                 },
@@ -81,22 +80,16 @@ impl Reader {
             };
             match next {
                 Ok(message) => {
-                    self.wait = RETRY_WAIT.0;
+                    self.backoff.reset();
                     return Ok(self.drain(message, bytes_max));
                 }
                 Err(error) => {
                     tracing::debug!(%error, log = %self.log, "a reader starts anew");
                     self.open = None;
-                    self.pause().await;
+                    self.backoff.pause().await;
                 }
             }
         }
-    }
-
-    /// Waits before the next try, longer each time.
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(RETRY_WAIT.1);
     }
 
     /// Adds to a first message what has arrived already. Does not wait, so nothing is lost when the caller is dropped.

@@ -3,6 +3,7 @@
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::stream::Stream;
 
+use super::backoff::Backoff;
 use super::reader::{self, Open, next_message};
 use super::records::OPERATION;
 use super::{Client, bucket_name, bucket_stream};
@@ -16,11 +17,12 @@ pub(crate) struct Watch {
     open: Option<Open>,
     /// Whether what there is was told once.
     begun: bool,
+    backoff: Backoff,
 }
 
 impl Client {
     pub(crate) fn watch(&self, prefix: &str) -> Watch {
-        Watch { client: self.clone(), prefix: prefix.to_owned(), open: None, begun: false }
+        Watch { client: self.clone(), prefix: prefix.to_owned(), open: None, begun: false, backoff: Backoff::default() }
     }
 }
 
@@ -28,15 +30,17 @@ impl Watch {
     pub(crate) async fn next(&mut self) -> Vec<RecordChange> {
         loop {
             match self.look().await {
-                Ok(changes) if !self.begun || !changes.is_empty() => {
-                    self.begun = true;
-                    return changes;
+                Ok(changes) => {
+                    self.backoff.reset();
+                    if !self.begun || !changes.is_empty() {
+                        self.begun = true;
+                        return changes;
+                    }
                 }
-                Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%error, prefix = self.prefix, "a watch starts anew");
                     self.open = None;
-                    tokio::time::sleep(reader::RETRY_WAIT.0).await;
+                    self.backoff.pause().await;
                 }
             }
         }

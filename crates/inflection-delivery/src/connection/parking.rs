@@ -133,7 +133,9 @@ impl Load {
         let items = batch.calls.into_iter().skip(skip).map(|call| item(call, partition, sequence));
         let (late, items): (Vec<Item>, Vec<Item>) = items.partition(|item| item.received_at < before);
         for item in &late {
-            bury_expired(&bus, &dead, &key, item).await;
+            if let Err(source) = dead_letters::store(&bus, &dead, &dead_letters::expired(&key, item)).await {
+                return Done::Failed(Failure::Bury(source));
+            }
         }
         let expired = late.len();
         Done::Loaded(Box::new(Loaded { partition, generation, sequence, items, count, expired, held, reader }))
@@ -182,20 +184,14 @@ pub(super) async fn expire(
         }
         let count = batch.calls.len();
         for call in batch.calls {
-            bury_expired(&bus, &dead, &key, &item(call, partition, read)).await;
+            let letter = dead_letters::expired(&key, &item(call, partition, read));
+            if let Err(source) = dead_letters::store(&bus, &dead, &letter).await {
+                return Done::Failed(Failure::Bury(source));
+            }
         }
         expired.push((read, count));
     }
     Done::Looked { partition, generation, expired }
-}
-
-/// Stores the letter of a call that has waited too long, through outages of the bus.
-pub(super) async fn bury_expired(bus: &Bus, dead: &Log, key: &ConnectionKey, item: &Item) {
-    let letter = dead_letters::expired(key, item);
-    while let Err(error) = bus.append(dead, None, letter.encode()).await {
-        tracing::warn!(%error, "a dead letter could not be stored yet");
-        tokio::time::sleep(RETRY_WAIT).await;
-    }
 }
 
 /// A call of a parked log as the dispatcher takes it.

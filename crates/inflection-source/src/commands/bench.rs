@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::cli::{BenchArgs, BenchBus};
 use crate::commands::look::AdminClient;
 use crate::commands::say;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{Bookkeeper, Ledger};
 use crate::{End, Failure, install};
 
 /// Up to so many events the sink keeps every call, and the time from fact to Segment is measured call by call.
@@ -75,9 +75,16 @@ async fn measure(args: &BenchArgs) -> anyhow::Result<report::Report> {
 /// Waits until nothing is on its way: asked of the admin listener, or of the bus when the stages are apart.
 async fn rest(pipeline: &processes::Pipeline) -> anyhow::Result<Ledger> {
     let deadline = Instant::now() + REST_DEADLINE;
+    let mut books = match &pipeline.bus {
+        Some(bus) => {
+            let installation = install::load(bus, &Default::default(), None).await?;
+            Some(Bookkeeper::new(bus.clone(), installation.partitions))
+        }
+        None => None,
+    };
     loop {
-        let ledger = match &pipeline.bus {
-            Some(bus) => ledger::read(bus, install::load(bus, &Default::default(), None).await?.partitions).await?,
+        let ledger = match &mut books {
+            Some(books) => books.read().await?,
             None => {
                 let answer = AdminClient::new(&format!("http://{}", pipeline.admin), None)?.get("/v1/ledger").await?;
                 serde_json::from_value(answer)?

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::{ConfigFileArgs, DemoArgs, FoldingArgs, ListenArgs, SendingArgs, StandaloneArgs};
 use crate::commands::{bind, say};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{Bookkeeper, Ledger};
 use crate::reload::Read;
 use crate::stages::{self, Setup, Stages, Wanted};
 use crate::{End, Failure, install, settings};
@@ -138,8 +138,9 @@ async fn play(campaign: &campaign::Campaign, ingest: SocketAddr, sandbox: &Sandb
 /// Waits until nothing is on its way any more.
 async fn rest(stages: &Stages) -> anyhow::Result<Ledger> {
     let deadline = Instant::now() + REST_DEADLINE;
+    let mut books = Bookkeeper::new(stages.bus.clone(), stages.installation.partitions);
     loop {
-        let ledger = ledger::read(&stages.bus, stages.installation.partitions).await?;
+        let ledger = books.read().await?;
         if ledger.at_rest || Instant::now() > deadline {
             return Ok(ledger);
         }

@@ -4,14 +4,14 @@ use anyhow::Context as _;
 
 use crate::cli::LedgerArgs;
 use crate::commands::{look, say};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{Bookkeeper, Ledger};
 use crate::{End, Failure, install};
 
 pub(crate) async fn run(args: LedgerArgs) -> Result<End, Failure> {
     let ledger = match look::bus(&args.look).await? {
         Some(bus) => {
             let installation = install::load(&bus, &Default::default(), None).await?;
-            let ledger = ledger::read(&bus, installation.partitions).await?;
+            let ledger = Bookkeeper::new(bus.clone(), installation.partitions).read().await?;
             bus.close().await;
             ledger
         }
