@@ -227,11 +227,29 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every mistake.
     pub fn load(path: &Path, options: Options) -> Result<Self, ConfigError> {
-        // The text may hold secrets, so it is wiped like them.
-        let text = std::fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|error| ConfigError::Unreadable(path.to_path_buf(), error))?;
-        Self::parse(&text, options).map_err(|mistakes| ConfigError::Mistakes(path.to_path_buf(), mistakes))
+        Self::parse(&text_of(path)?, options).map_err(|mistakes| ConfigError::Mistakes(path.to_path_buf(), mistakes))
+    }
+
+    /// Reads a file's master key, whatever else is wrong with the file: the secret that is missing in it is sealed with
+    /// this key.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is no TOML, or the key is none.
+    pub fn load_master_key(path: &Path) -> Result<Option<MasterKey>, ConfigError> {
+        let text = text_of(path)?;
+        let mistakes = Mistakes::new(&text);
+        let key = match DeTable::parse(&text) {
+            Ok(document) => Table::root(&document, &mistakes).table("installation").map(|table| Master::of(&table)),
+            Err(error) => {
+                mistakes.add(&error.span().unwrap_or(0..0), error.message());
+                None
+            }
+        };
+        let list = mistakes.into_list();
+        if !list.is_empty() {
+            return Err(ConfigError::Mistakes(path.to_path_buf(), list));
+        }
+        Ok(key.and_then(|master| master.key().cloned()))
     }
 
     /// Reads a text.
@@ -260,6 +278,13 @@ impl Config {
         let list = mistakes.into_list();
         if list.is_empty() { Ok(config) } else { Err(list) }
     }
+}
+
+/// The text of a file. It may hold secrets, so it is wiped like them.
+fn text_of(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+    std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| ConfigError::Unreadable(path.to_path_buf(), error))
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ impl Bookkeeper {
         }
         for (key, count) in &self.rejected {
             let Some((_, workspace)) = key.split_once('.') else { continue };
-            ledger.books_of(workspace).rejected += count;
+            ledger.add(workspace, |books| books.rejected += count);
             ledger.events.rejected += count;
         }
         Ok(())
@@ -162,13 +162,13 @@ impl Bookkeeper {
 }
 
 impl Ledger {
-    fn books_of(&mut self, workspace: &str) -> &mut WorkspaceBooks {
-        let known = self.workspaces.iter().position(|books| books.workspace == workspace);
-        let at = known.unwrap_or(self.workspaces.len());
-        if known.is_none() {
-            self.workspaces.push(WorkspaceBooks { workspace: workspace.to_owned(), ..WorkspaceBooks::default() });
+    fn add(&mut self, workspace: &str, add: impl FnOnce(&mut WorkspaceBooks)) {
+        if let Some(books) = self.workspaces.iter_mut().find(|books| books.workspace == workspace) {
+            return add(books);
         }
-        &mut self.workspaces[at]
+        let mut books = WorkspaceBooks { workspace: workspace.to_owned(), ..WorkspaceBooks::default() };
+        add(&mut books);
+        self.workspaces.push(books);
     }
 }
 
@@ -178,11 +178,12 @@ fn add_events(ledger: &mut Ledger, batch: &DecisionBatch) {
         ledger.events.duplicate += totals.duplicates;
         ledger.events.undecodable += totals.undecodable;
         ledger.events.identity_conflicts += totals.identity_conflicts;
-        let books = ledger.books_of(totals.workspace.as_str());
-        books.folded += totals.folded;
-        books.duplicate += totals.duplicates;
-        books.identity_conflicts += totals.identity_conflicts;
-        books.calls += totals.calls;
+        ledger.add(totals.workspace.as_str(), |books| {
+            books.folded += totals.folded;
+            books.duplicate += totals.duplicates;
+            books.identity_conflicts += totals.identity_conflicts;
+            books.calls += totals.calls;
+        });
     }
 }
 

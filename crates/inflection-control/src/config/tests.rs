@@ -211,6 +211,20 @@ fn a_sealed_secret_that_cannot_be_opened_is_a_mistake() {
 }
 
 #[test]
+fn the_master_key_is_read_from_a_file_that_lacks_the_secrets() {
+    let file = std::env::temp_dir().join(format!("inflection-control-unsealed-{}", std::process::id()));
+    std::fs::write(&file, format!("[installation]\n{}\n[[workspaces]]\nid = 7\nkeys = 1", master_key(MASTER_KEY)))
+        .unwrap();
+    let key = Config::load_master_key(&file);
+    std::fs::write(&file, format!("[installation]\n{}", master_key("c0c0"))).unwrap();
+    let wrong = Config::load_master_key(&file);
+    std::fs::remove_file(&file).unwrap();
+    let binding = Binding::ingest_key(&WorkspaceId::new("acme").unwrap());
+    assert!(key.unwrap().unwrap().open(&binding, &sealed(&binding, "ik")).is_ok());
+    assert!(wrong.unwrap_err().to_string().contains("line 2: installation.master_key must be 64 hexadecimal digits"));
+}
+
+#[test]
 fn a_wrong_master_key_is_the_only_mistake() {
     let sealed = sealed(&Binding::write_key(&acme(), &ConnectionId::new("prod").unwrap()), "wk");
     let text = with_sealed_write_key(&master_key("c0c0"), "prod", &sealed);

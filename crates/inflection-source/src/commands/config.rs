@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use anyhow::Context as _;
-use inflection_control::{Binding, Config, Options};
+use inflection_control::{Binding, Config};
 use inflection_domain::{ConnectionId, WorkspaceId};
 
 use crate::cli::{ConfigAction, ConfigArgs, ConfigFileArgs, SealArgs};
@@ -31,9 +31,9 @@ fn check(file: &ConfigFileArgs) -> Result<End, Failure> {
 }
 
 fn seal(args: &SealArgs) -> Result<End, Failure> {
-    let config = Config::load(&args.config, Options::default()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let key = Config::load_master_key(&args.config).map_err(|error| Failure::Usage(error.to_string()))?;
     let missing = || Failure::Usage("the file has no installation.master_key: 64 hexadecimal digits".to_owned());
-    let master = config.installation.master_key.ok_or_else(missing)?;
+    let master = key.ok_or_else(missing)?;
     let wrong = |error: inflection_domain::InvalidId| Failure::Usage(error.to_string());
     let workspace = WorkspaceId::new(&args.workspace).map_err(wrong)?;
     let binding = match &args.connection {
