@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use inflection_domain::Timestamp;
 
 /// Most bytes of each kind, failed and good.
-const BYTES_MAX: usize = 8 * 1024 * 1024;
+const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a request beside the ids of its calls.
 const REQUEST_BYTES: usize = 96;
 

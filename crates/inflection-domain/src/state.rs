@@ -149,7 +149,7 @@ impl PartitionState {
         (self.persons.len(), self.mails.len(), self.seen.len())
     }
 
-    /// About how many bytes of memory the state holds. Costs some microseconds: for every step, not for every fold.
+    /// About how many bytes of memory the state holds. Costs some microseconds: not for every fold.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let keys = self.new_seen.capacity() + self.touched_persons.capacity() + self.touched_mails.capacity();

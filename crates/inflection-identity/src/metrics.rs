@@ -1,6 +1,6 @@
 //! What identity counts.
 
-use inflection_telemetry::{Counter, Histogram, Registry};
+use inflection_telemetry::{Counter, GaugeFamily, Histogram, Registry};
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct IdentityMetrics {
     pub(crate) messages: Counter,
     pub(crate) fenced: Counter,
     pub(crate) append_seconds: Histogram,
+    pub(crate) state_keys: GaugeFamily,
+    pub(crate) state_bytes: GaugeFamily,
     pub(crate) snapshots: Counter,
     pub(crate) snapshots_failed: Counter,
     pub(crate) snapshots_unreadable: Counter,
@@ -34,6 +36,9 @@ impl IdentityMetrics {
             undecodable: registry.counter("inflection_identity_events_undecodable", "Events that could not be read"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
+            state_keys: registry
+                .gauges("inflection_identity_state_keys", "Persons, mails and event ids in memory, by partition"),
+            state_bytes: registry.gauges("inflection_identity_state_bytes", "What they take, by partition"),
             append_seconds: registry.seconds("inflection_identity_append_seconds", "Time of an append to the bus"),
             snapshots: registry.counter("inflection_identity_snapshots", "Snapshots taken"),
             snapshots_failed: registry

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
-use inflection_domain::Partition;
+use inflection_domain::{Partition, PartitionState};
+use inflection_telemetry::Gauge;
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,34 @@ pub(crate) struct Recovered {
     fence: u64,
     reader: Reader,
     snapshots: Snapshots,
+}
+
+/// The gauges of a partition's state, which is here as long as this is.
+struct StateSize {
+    keys: Gauge,
+    bytes: Gauge,
+}
+
+impl StateSize {
+    fn of(partition: u16, metrics: &IdentityMetrics) -> Self {
+        let partition = partition.to_string();
+        let labels = [("partition", partition.as_str())];
+        Self { keys: metrics.state_keys.with(&labels), bytes: metrics.state_bytes.with(&labels) }
+    }
+
+    fn set(&self, state: &PartitionState) {
+        let (persons, mails, events) = state.sizes();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.keys.set(number(persons + mails + events));
+        self.bytes.set(number(state.bytes()));
+    }
+}
+
+impl Drop for StateSize {
+    fn drop(&mut self) {
+        self.keys.set(0);
+        self.bytes.set(0);
+    }
 }
 
 impl Worker {
@@ -169,6 +198,8 @@ impl Worker {
         let mut policies = Policies::of(&workspaces);
         let mut inputs = VecDeque::new();
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
+        let size = StateSize::of(self.partition.index(), &self.metrics);
+        size.set(step.state());
         loop {
             if inputs.is_empty() {
                 let through = step.position().through;
@@ -187,6 +218,7 @@ impl Worker {
                     None => {
                         purged = self.purge(through, purged).await;
                         purge_at = Instant::now() + PURGE_EVERY;
+                        size.set(step.state());
                         continue;
                     }
                 }
@@ -215,6 +247,7 @@ impl Worker {
             if Instant::now() > purge_at {
                 purged = self.purge(step.position().through, purged).await;
                 purge_at = Instant::now() + PURGE_EVERY;
+                size.set(step.state());
             }
         }
     }

@@ -72,7 +72,7 @@ impl DecisionBatch {
     /// Writes the bus message.
     #[must_use]
     pub fn encode(self) -> Bytes {
-        let mut out = Vec::with_capacity(self.decisions.iter().map(|decided| decided.body.len() + 160).sum());
+        let mut out = Vec::with_capacity(self.decisions.iter().map(|decided| decided.body.len() + 320).sum());
         put_number(&mut out, 1, self.consumed_through);
         put_number(&mut out, 2, self.received_at.as_ms().cast_unsigned());
         for decided in &self.decisions {
@@ -83,7 +83,8 @@ impl DecisionBatch {
             put_message(&mut out, 5, |out| encode_totals(totals).encode_raw(out));
         }
         put_number(&mut out, 6, u64::from(self.consumed_events));
-        out.into()
+        // Messages are kept for readers: without the room that was too much.
+        Bytes::copy_from_slice(&out)
     }
 
     /// Reads a bus message. Bodies are shared with `message`, not copied.

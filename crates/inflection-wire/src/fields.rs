@@ -140,15 +140,27 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     }
 }
 
-/// Writes a message. Its length is known only when it is written, and is then moved before it.
+/// Writes a message.
+///
+/// Its length comes before it but is known after it; two bytes are left for it, since most messages are 128 to 16,383
+/// bytes long. Others are moved to where they belong.
 pub(crate) fn put_message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
     put_varint(out, u64::from(field) << 3 | 2);
     let start = out.len();
+    out.extend_from_slice(&[0; 2]);
     write(out);
     let end = out.len();
-    put_varint(out, (end - start) as u64);
+    put_varint(out, (end - start - 2) as u64);
     let length_bytes = out.len() - end;
-    out.get_mut(start..).unwrap_or_default().rotate_right(length_bytes);
+    if let &[low, high] = out.get(end..).unwrap_or_default() {
+        if let Some([a, b, ..]) = out.get_mut(start..) {
+            (*a, *b) = (low, high);
+        }
+        out.truncate(end);
+    } else {
+        out.get_mut(start..).unwrap_or_default().rotate_right(length_bytes);
+        out.drain(start + length_bytes..start + length_bytes + 2);
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use crate::{Log, Sequence};
 
-/// Payloads kept, over all logs, in bytes.
+/// What is kept, over all logs, in bytes.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a payload takes beside its own bytes: its place in its log and in the order of leaving.
+const PAYLOAD_EXTRA_BYTES: usize = 96;
 /// Purged payloads that the order of leaving may still name, beside as many as there are payloads.
 const STALE_MAX: usize = 4096;
 
@@ -23,7 +25,7 @@ struct Tail {
 impl Tail {
     fn drop_first(&mut self) -> usize {
         self.first += 1;
-        self.payloads.pop_front().map_or(0, |payload| payload.len())
+        self.payloads.pop_front().map_or(0, |payload| size(&payload))
     }
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Newest {
 
 impl Newest {
     pub(super) fn push(&mut self, log: &Log, sequence: Sequence, payload: Bytes) {
-        self.bytes += payload.len();
+        self.bytes += size(&payload);
         self.kept += 1;
         let tail = self.tails.entry(log.clone()).or_default();
         if tail.payloads.is_empty() {
@@ -75,6 +77,10 @@ impl Newest {
     }
 }
 
+fn size(payload: &Bytes) -> usize {
+    payload.len() + PAYLOAD_EXTRA_BYTES
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -85,6 +91,10 @@ mod tests {
 
     fn log(number: usize) -> Log {
         Log::new(&format!("events.{number}")).unwrap()
+    }
+
+    fn taken(model: &BTreeMap<(usize, Sequence), usize>) -> usize {
+        model.values().map(|bytes| bytes + PAYLOAD_EXTRA_BYTES).sum()
     }
 
     proptest! {
@@ -106,11 +116,11 @@ mod tests {
                     newest.push(&log(number), lasts[number], Bytes::from(vec![0; bytes]));
                     model.insert((number, lasts[number]), bytes);
                     order.push((number, lasts[number]));
-                    while model.values().sum::<usize>() > BYTES_MAX {
+                    while taken(&model) > BYTES_MAX {
                         model.remove(&order.remove(0));
                     }
                 }
-                prop_assert_eq!(newest.bytes, model.values().sum::<usize>());
+                prop_assert_eq!(newest.bytes, taken(&model));
                 prop_assert!(newest.bytes <= BYTES_MAX && newest.kept == model.len());
                 for (number, last) in lasts.iter().enumerate() {
                     for sequence in 0..=*last {
