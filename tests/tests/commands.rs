@@ -10,6 +10,7 @@ use inflection_tests::random::Random;
 use inflection_tests::segment::Segment;
 use inflection_tests::sender::Sender;
 use inflection_tests::standalone::{INGEST_KEY, Standalone, WRITE_KEY};
+use inflection_tests::wait::{SOON, eventually, holds};
 use serde_json::Value;
 
 /// What a command may take that only prints.
@@ -181,6 +182,23 @@ fn operators_look_into_a_running_install() {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         assert!(!answer.text().contains("qzcanary7"), "{path} shows an address");
     }
+}
+
+/// Somebody whose every event is refused must be seen, too.
+#[test]
+fn the_ledger_shows_what_was_refused_where_nothing_was_taken() {
+    let segment = Segment::start();
+    let standalone = Standalone::start(&segment);
+    let (admin, mut sender) = (standalone.admin(), Sender::new(standalone.ingest(), INGEST_KEY));
+    let nobody = Fact::new("email_opened", "e-1", recently_ms()).mail("mail-1", "run-1");
+    assert_eq!(sender.post(&[nobody.clone(), nobody]).status, 422);
+    eventually("the refused events are in the ledger", SOON, || {
+        let ledger = admin.ledger()?.raw;
+        let rejected = |books: &Value| books.get("rejected").and_then(Value::as_u64);
+        let workspace = ledger.get("workspaces").and_then(|list| list.get(0)).unwrap_or(&Value::Null);
+        let shown = (rejected(workspace), ledger.get("events").and_then(rejected));
+        holds(shown == (Some(2), Some(2)), || format!("{ledger}"))
+    });
 }
 
 #[test]

@@ -353,8 +353,11 @@ impl Sender {
             return None;
         }
         if self.dispatcher.should_park(self.now(), self.shared.park_after) {
-            tracing::warn!(workspace = %self.key.0, connection = %self.key.1,
-                "the connection takes nothing; its calls are parked until it does");
+            // What is read back to try it is parked again and again: that is no news.
+            if self.lanes.values().all(|lane| lane.park.is_live()) {
+                tracing::warn!(workspace = %self.key.0, connection = %self.key.1,
+                    "the connection takes nothing; its calls are parked until it does");
+            }
             self.park();
         }
         self.tend();
