@@ -70,7 +70,7 @@ pub fn translate(
         out,
         |context| write_context(context, connection.email, trait_email, &body.context),
         |object| match kind {
-            Kind::Identify => write_traits(object, connection.email, trait_email, &body.traits),
+            Kind::Identify => write_traits(object, connection.email, trait_email, of_person(decided, body)),
             Kind::Group { .. } => write_own_traits(object, connection.email, &body.traits),
             Kind::Page { .. } | Kind::Screen { .. } => write_page(object, body),
             Kind::Track { .. } if call.kind == CallKind::CustomTrack => object.members(&body.properties),
@@ -136,6 +136,11 @@ fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
         }
         EmailPolicy::Omit => None,
     }
+}
+
+/// The traits of the person in a fact: a group's are the group's, also where the fact makes its person known.
+fn of_person<'b>(decided: &Decided, body: &'b Body<'_>) -> &'b str {
+    if decided.calls.iter().any(|call| call.kind == CallKind::Group) { "" } else { &body.traits }
 }
 
 /// Only a plain address of one person is an identifying trait: a role's mailbox would glue its readers together.

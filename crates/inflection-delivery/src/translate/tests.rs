@@ -37,11 +37,22 @@ pub(super) fn render(
     body: &Body<'_>,
     call: &Call,
 ) -> (Translation, Vec<u8>) {
+    render_one_of(connection, user, body, call, &[])
+}
+
+/// Renders one call of a decision that has these.
+fn render_one_of(
+    connection: &Connection,
+    user: Option<&str>,
+    body: &Body<'_>,
+    call: &Call,
+    calls: &[Call],
+) -> (Translation, Vec<u8>) {
     let decided = Decided {
         workspace: WorkspaceId::new("acme").unwrap(),
         occurred_at: Timestamp::parse("2026-11-23T10:00:00.123Z").unwrap(),
         user: user.map(|user| UserId::new(user).unwrap()),
-        calls: vec![],
+        calls: calls.to_vec(),
         body: bytes::Bytes::new(),
     };
     let mut out = b"before".to_vec();
@@ -140,6 +151,19 @@ fn a_senders_own_address_is_passed_on_as_the_connection_says() {
             "boss": {"email": "b"},
         }),
     );
+}
+
+#[test]
+fn a_groups_traits_are_not_its_members() {
+    let group = Body { group_id: Some("g".into()), traits: r#""name":"Acme""#.into(), email: None, ..body() };
+    let calls = [Call { links: true, ..call(CallKind::Identify) }, call(CallKind::Group)];
+    let traits = calls.each_ref().map(|call| {
+        let (Translation::Rendered(at), out) = render_one_of(&connection(""), Some("u"), &group, call, &calls) else {
+            panic!("rendered")
+        };
+        serde_json::from_slice::<Value>(&out[at.item..]).unwrap()["traits"].clone()
+    });
+    assert_eq!(traits, [json!({}), json!({"name": "Acme"})]);
 }
 
 /// How often an item has a text. Readers disagree on an object that has a key twice, so parsing would hide it.
