@@ -10,8 +10,8 @@ use crate::fact::{AGE_MAX_MS, AHEAD_MAX_MS, Rejection, bad_type};
 use crate::json::Value;
 
 /// Between `sentAt` and our clock lie the way here and what the sender's clock is off by. Up to this much it is taken for
-/// the way, retries under an old `sentAt` included (the Go SDK's take about a minute), and the sender is believed: every
-/// attempt then gives the same time. Beyond it the clock is wrong, and is corrected as Segment does it.
+/// the way, retries under an old `sentAt` included (the Go SDK keeps its own, and waits half a minute in all), and the
+/// sender is believed: every attempt then gives the same time. Beyond it the clock is wrong, and is corrected as Segment does it.
 const SKEW_MIN_MS: i64 = 5 * 60 * 1000;
 
 /// When an item happened; `now` if it does not say.
