@@ -1,6 +1,7 @@
 //! What becomes of each call, and of what is wrong with one.
 
 use inflection_domain::{FactKind, InstallationKey, OUR_PROPERTIES, Timestamp, WorkspaceId};
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -458,4 +459,70 @@ fn an_id_twice_in_a_batch() {
             [(2, Code::IdConflict)]
         );
     });
+}
+
+/// Any value of a field of an item, sound or not.
+fn value() -> impl Strategy<Value = Json> {
+    let words =
+        ["track", "identify", "alias", "Email Opened", "Unique Link Click", "null", "u", "", "2026-11-23T09:00:00Z"];
+    prop_oneof![
+        4 => proptest::sample::select(words.to_vec()).prop_map(Json::from),
+        1 => Just(Json::Null),
+        1 => any::<i64>().prop_map(Json::from),
+        1 => any::<String>().prop_map(Json::from),
+        1 => Just(json!({ "traits": { "email": "ann@example.com" } })),
+        1 => Just(json!([1])),
+    ]
+}
+
+fn item() -> impl Strategy<Value = Json> {
+    const KEYS: [&str; 11] = [
+        "type",
+        "event",
+        "userId",
+        "anonymousId",
+        "messageId",
+        "timestamp",
+        "properties",
+        "traits",
+        "context",
+        "groupId",
+        "name",
+    ];
+    proptest::collection::btree_map(proptest::sample::select(KEYS.to_vec()), value(), 0..11)
+        .prop_map(|fields| fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>().into())
+}
+
+proptest! {
+    #[test]
+    fn every_item_is_answered_for_once(items in proptest::collection::vec(prop_oneof![9 => item(), 1 => value()], 1..12)) {
+        let body = json!({ "batch": items }).to_string();
+        read(body.as_bytes(), Endpoint::Batch, |taken| {
+            let mut indexes: Vec<usize> = match &taken {
+                Ok(taken) => {
+                    let refused = taken.rejected.iter().map(|(index, _)| *index);
+                    refused.chain(taken.ignored.iter().map(|(index, _)| *index)).collect()
+                }
+                Err(refusal) => {
+                    refusal.rejected.iter().map(|one| usize::try_from(one["index"].as_u64().unwrap()).unwrap()).collect()
+                }
+            };
+            let answered = indexes.len() + taken.as_ref().map_or(0, |taken| taken.accepted);
+            prop_assert_eq!(answered, items.len());
+            indexes.sort_unstable();
+            indexes.dedup();
+            prop_assert_eq!(indexes.len() + taken.map_or(0, |taken| taken.accepted), items.len(), "each index once");
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn garbage_is_refused_and_no_panic(text in "[\\[\\]{}:,\"a0-9e.\\-\\\\ntrufls ]{0,40}") {
+        for body in [text.clone(), format!("{{\"batch\":[{text}]}}"), format!("{{\"batch\":[{{{text}}}]}}")] {
+            read(body.as_bytes(), Endpoint::Batch, |taken| {
+                prop_assert!(taken.is_err(), "{}", body);
+                Ok(())
+            })?;
+        }
+    }
 }
