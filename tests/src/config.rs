@@ -93,6 +93,8 @@ pub struct Workspace {
     pub engagement: Engagement,
     /// Its SendGrid webhook, if any.
     pub sendgrid: Option<Webhook>,
+    /// Further lines of its table, as they stand in the file.
+    pub lines: Vec<String>,
 }
 
 impl Workspace {
@@ -104,6 +106,7 @@ impl Workspace {
             connections: vec![Connection::new(&format!("{id}-prod"), &format!("wk{id:0>8}7Qm2Zt9LxVb4RkPw3Ns6"))],
             engagement: Engagement::default(),
             sendgrid: None,
+            lines: Vec::new(),
         }
     }
 
@@ -140,6 +143,7 @@ fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<Strin
     lines.push("[[workspaces]]".to_owned());
     lines.push(format!("id = {:?}", workspace.id));
     lines.push(format!("ingest_keys = [{}]", keys.join(", ")));
+    lines.extend(workspace.lines.iter().cloned());
     lines.push("[workspaces.engagement]".to_owned());
     lines.push(format!("implied_open = {}", workspace.engagement.implied_open));
     let scope = if workspace.engagement.click_per_open_link { "link" } else { "message" };

@@ -84,6 +84,7 @@ async fn send(client: &Client, code: &str) -> Result<u16, String> {
         timestamp: &timestamp,
         user_id: None,
         anonymous_id: Some("inflection-connection-test"),
+        integrations: "",
     };
     let rendered = call.render(&mut item, |_context| {}, |properties| properties.text("code", code));
     rendered.map_err(|invalid| invalid.to_string())?;

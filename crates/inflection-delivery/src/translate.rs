@@ -60,6 +60,7 @@ pub fn translate(
         timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(), // ASCII by construction
         user_id: decided.user.as_ref().map(|user| user.as_str()),
         anonymous_id: anonymous.then(|| body.person.as_str()),
+        integrations: &body.integrations,
     };
     let start = out.len();
     out.extend_from_slice(body.event_id.as_str().as_bytes());
@@ -67,11 +68,12 @@ pub fn translate(
     let trait_email = email.as_deref().filter(|_| sends_trait(connection.email, body));
     let rendered = segment.render(
         out,
-        |context| write_context(context, trait_email),
+        |context| write_context(context, connection.email, trait_email, &body.context),
         |object| match kind {
-            Kind::Identify => write_identify(object, connection.email, trait_email, body),
+            Kind::Identify => write_traits(object, connection.email, trait_email, of_person(decided, body)),
             Kind::Group { .. } => write_own_traits(object, connection.email, &body.traits),
-            Kind::Page { .. } => write_page(object, body),
+            Kind::Page { .. } | Kind::Screen { .. } => write_page(object, body),
+            Kind::Track { .. } if call.kind == CallKind::CustomTrack => object.members(&body.properties),
             Kind::Track { event } => write_track(object, connection, event, email.as_deref(), body, call),
         },
     );
@@ -98,7 +100,9 @@ fn wants(connection: &Connection, call: &Call) -> bool {
 fn kind<'a>(naming: Naming, body: &'a Body<'_>, call: &Call) -> Kind<'a> {
     match call.kind {
         CallKind::Identify => Kind::Identify,
-        CallKind::Page => Kind::Page { name: body.name.as_deref() },
+        CallKind::Page => Kind::Page { name: body.name.as_deref(), category: body.category.as_deref() },
+        CallKind::Screen => Kind::Screen { name: body.name.as_deref(), category: body.category.as_deref() },
+        CallKind::CustomTrack => Kind::Track { event: body.event.as_deref().unwrap_or_default() },
         CallKind::Group => Kind::Group { group_id: body.group_id.as_deref().unwrap_or_default() },
         CallKind::EmailDelivered
         | CallKind::EmailOpened
@@ -134,31 +138,48 @@ fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
     }
 }
 
+/// The traits of the person in a fact: a group's are the group's, also where the fact makes its person known.
+fn of_person<'b>(decided: &Decided, body: &'b Body<'_>) -> &'b str {
+    if decided.calls.iter().any(|call| call.kind == CallKind::Group) { "" } else { &body.traits }
+}
+
 /// Only a plain address of one person is an identifying trait: a role's mailbox would glue its readers together.
 fn sends_trait(policy: EmailPolicy, body: &Body<'_>) -> bool {
     policy == EmailPolicy::Plain && body.email.as_ref().is_some_and(|address| !address.is_role())
 }
 
-fn write_context(context: &mut Object<'_>, trait_email: Option<&str>) {
+/// `given` is the context of the sender's own call; most facts have none.
+fn write_context(context: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, given: &str) {
     context.object("integration", |integration| {
         integration.text("name", "Inflection");
         integration.text("version", VERSION);
     });
-    context.object("library", |library| {
-        library.text("name", "inflection-source");
-        library.text("version", VERSION);
-    });
-    if let Some(email) = trait_email {
-        context.object("traits", |traits| traits.text("email", email));
+    if !members::has(given, "library") {
+        context.object("library", |library| {
+            library.text("name", "inflection-source");
+            library.text("version", VERSION);
+        });
+    }
+    let mut traits = "";
+    for member in members::of(given) {
+        match &*member.key {
+            // Segment asks every partner for its own name here.
+            "integration" => {}
+            "traits" => traits = member.value.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(""),
+            _ => context.members(member.written),
+        }
+    }
+    if trait_email.is_some() || !traits.trim().is_empty() {
+        context.object("traits", |object| write_traits(object, policy, trait_email, traits));
     }
 }
 
-fn write_identify(object: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, body: &Body<'_>) {
+fn write_traits(object: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, own: &str) {
     // The sender's own word on the address wins over the one its mail went to.
-    if !members::has(&body.traits, "email") {
+    if !members::has(own, "email") {
         object.text_if("email", trait_email);
     }
-    write_own_traits(object, policy, &body.traits);
+    write_own_traits(object, policy, own.trim());
 }
 
 /// The sender's own traits. An address among them falls under the connection's setting as the recipient's does; what

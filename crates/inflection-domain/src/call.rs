@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{ConnectionId, Hash128, InstallationId, WorkspaceId};
 
-/// What Segment is told: the nine documented events, and the calls that are no track.
+/// What Segment is told: the nine documented events, the sender's own tracks, and the calls that are no track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallKind {
     /// `Email Delivered`
@@ -31,11 +31,15 @@ pub enum CallKind {
     Page,
     /// A group call.
     Group,
+    /// A track of the sender's own, under its own name.
+    CustomTrack,
+    /// A screen call.
+    Screen,
 }
 
 impl CallKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::EmailDelivered,
         Self::EmailOpened,
         Self::EmailUniqueOpens,
@@ -48,9 +52,11 @@ impl CallKind {
         Self::Identify,
         Self::Page,
         Self::Group,
+        Self::CustomTrack,
+        Self::Screen,
     ];
 
-    /// The name of a track event at Segment, literally as Inflection documents it; `None` for calls that are no track.
+    /// The name of an event at Segment, literally as Inflection documents it; `None` for calls that are none of the nine.
     #[must_use]
     pub fn event_name(self) -> Option<&'static str> {
         Some(match self {
@@ -63,7 +69,7 @@ impl CallKind {
             Self::UniqueLinkClick => "Unique Link Click",
             Self::UniqueLinkClickPerUniqueOpen => "Unique Link Click per Unique Open",
             Self::EmailUnsubscribed => "Email Unsubscribed",
-            Self::Identify | Self::Page | Self::Group => return None,
+            Self::Identify | Self::Page | Self::Group | Self::CustomTrack | Self::Screen => return None,
         })
     }
 
@@ -83,6 +89,8 @@ impl CallKind {
             Self::Identify => "identify",
             Self::Page => "page",
             Self::Group => "group",
+            Self::CustomTrack => "custom_track",
+            Self::Screen => "screen",
         }
     }
 

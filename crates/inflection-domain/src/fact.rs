@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::{EmailAddress, EventId, Hash128, PersonId, Timestamp, UserId, WorkspaceId};
 
-/// What kind of fact it is: the nine types that `POST /v1/events` takes.
+/// What kind of fact it is: the nine types that `POST /v1/events` takes, and two that only Segment's own SDKs send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FactKind {
     /// The receiving server accepted the mail.
@@ -25,11 +25,30 @@ pub enum FactKind {
     Page,
     /// A person belongs to a group.
     Group,
+    /// A track of the sender's own: passed on under its own name, with identity resolved.
+    CustomTrack,
+    /// A screen of an app was seen; passed on likewise.
+    Screen,
 }
 
 impl FactKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
+        Self::EmailDelivered,
+        Self::EmailOpened,
+        Self::EmailBounced,
+        Self::EmailReportedAsSpam,
+        Self::LinkClicked,
+        Self::EmailUnsubscribed,
+        Self::Identify,
+        Self::Page,
+        Self::Group,
+        Self::CustomTrack,
+        Self::Screen,
+    ];
+
+    /// The kinds that `POST /v1/events` takes.
+    pub const OF_EVENTS: [Self; 9] = [
         Self::EmailDelivered,
         Self::EmailOpened,
         Self::EmailBounced,
@@ -41,7 +60,7 @@ impl FactKind {
         Self::Group,
     ];
 
-    /// The name in the ingest API (`type`).
+    /// The name in the ingest API (`type`), or in the manner of it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -54,13 +73,15 @@ impl FactKind {
             Self::Identify => "identify",
             Self::Page => "page",
             Self::Group => "group",
+            Self::CustomTrack => "custom_track",
+            Self::Screen => "screen",
         }
     }
 
-    /// The kind of an API name, exactly as written there.
+    /// The kind of a `type` that `POST /v1/events` takes, exactly as written there.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+        Self::OF_EVENTS.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -254,10 +275,18 @@ pub struct Body<'a> {
     pub url: Option<Cow<'a, str>>,
     pub title: Option<Cow<'a, str>>,
     pub referrer: Option<Cow<'a, str>>,
+    /// Name of a custom track.
+    pub event: Option<Cow<'a, str>>,
+    /// Category of a page or screen.
+    pub category: Option<Cow<'a, str>>,
     /// A checked JSON object as text, without its braces; empty when there is none.
     pub properties: Cow<'a, str>,
     /// A checked JSON object as text, without its braces; empty when there is none.
     pub traits: Cow<'a, str>,
+    /// The context that a Segment SDK gave, likewise; passed on where the call is the sender's own.
+    pub context: Cow<'a, str>,
+    /// The sender's switches of destinations, likewise.
+    pub integrations: Cow<'a, str>,
 }
 
 impl Body<'_> {
@@ -288,8 +317,12 @@ impl Body<'_> {
             url: None,
             title: None,
             referrer: None,
+            event: None,
+            category: None,
             properties: Cow::Borrowed(""),
             traits: Cow::Borrowed(""),
+            context: Cow::Borrowed(""),
+            integrations: Cow::Borrowed(""),
         }
     }
 
@@ -321,8 +354,12 @@ impl Body<'_> {
             url: owned(self.url),
             title: owned(self.title),
             referrer: owned(self.referrer),
+            event: owned(self.event),
+            category: owned(self.category),
             properties: Cow::Owned(self.properties.into_owned()),
             traits: Cow::Owned(self.traits.into_owned()),
+            context: Cow::Owned(self.context.into_owned()),
+            integrations: Cow::Owned(self.integrations.into_owned()),
         }
     }
 }
@@ -418,7 +455,7 @@ mod tests {
     #[test]
     fn names_are_exact() {
         for kind in FactKind::ALL {
-            assert_eq!(FactKind::from_name(kind.name()), Some(kind));
+            assert_eq!(FactKind::from_name(kind.name()), FactKind::OF_EVENTS.contains(&kind).then_some(kind));
         }
         assert_eq!(FactKind::from_name("Email_Opened"), None);
         assert_eq!(BounceClass::from_name("HARD"), BounceClass::Hard);

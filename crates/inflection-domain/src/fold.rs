@@ -96,6 +96,8 @@ impl PartitionState {
             FactKind::Identify => {}
             FactKind::Page => decision.calls.push(raw(CallKind::Page, head)),
             FactKind::Group => decision.calls.push(raw(CallKind::Group, head)),
+            FactKind::CustomTrack => decision.calls.push(raw(CallKind::CustomTrack, head)),
+            FactKind::Screen => decision.calls.push(raw(CallKind::Screen, head)),
         }
         Verdict::Folded(decision)
     }

@@ -30,7 +30,7 @@ impl From<Fault> for Refusal {
     }
 }
 
-fn describe(fault: Fault) -> (Code, &'static str) {
+pub(crate) fn describe(fault: Fault) -> (Code, &'static str) {
     match fault {
         Fault::Syntax => (Code::BadJson, "the body is not JSON"),
         Fault::Utf8 => (Code::BadUtf8, "the body is not UTF-8, or has half of a surrogate pair"),
@@ -86,7 +86,7 @@ pub(crate) fn answer(taken: &Taken<'_>) -> (StatusCode, serde_json::Value) {
     }
 }
 
-fn rejected_list(rejected: &[(usize, Rejection)]) -> Vec<serde_json::Value> {
+pub(crate) fn rejected_list(rejected: &[(usize, Rejection)]) -> Vec<serde_json::Value> {
     rejected
         .iter()
         .map(|(index, why)| json!({ "index": index, "code": why.code.name(), "message": why.message }))

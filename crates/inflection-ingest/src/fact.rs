@@ -21,9 +21,9 @@ const KEYS_MAX: usize = 250;
 /// Most bytes of texts in an item: 32,000 (Segment), less names, ids, context and punctuation of the largest call.
 const ITEM_TEXT_BYTES_MAX: usize = 32_000 - 2_200;
 /// A fact may be this far ahead of our clock.
-const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
+pub(crate) const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
 /// A fact may be this old.
-const AGE_MAX_MS: i64 = 366 * 24 * 3600 * 1000;
+pub(crate) const AGE_MAX_MS: i64 = 366 * 24 * 3600 * 1000;
 
 /// Why one event is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,16 +49,54 @@ pub(crate) struct Context<'a> {
 }
 
 /// Checks everything a sender claims. Texts are moved or borrowed, never copied.
-pub(crate) fn check<'a>(mut input: Input<'a>, context: Context<'_>) -> Result<Fact<'a>, Rejection> {
+pub(crate) fn check<'a>(input: Input<'a>, context: Context<'_>) -> Result<Fact<'a>, Rejection> {
     let properties = members("properties", input.properties.as_ref())?;
     let traits = members("traits", input.traits.as_ref())?;
-    if input.bytes > EVENT_BYTES_MAX {
-        return Err(Rejection::new(Code::EventTooLarge, format!("an event may be {EVENT_BYTES_MAX} bytes")));
-    }
+    check_size(input.bytes)?;
     let kind = kind(&input)?;
     let occurred_at = timestamp(&input, context)?;
     no_claims(&input)?;
     refuse_reserved(properties)?;
+    let outline = Outline { properties: properties.into(), traits: traits.into(), ..Outline::new(kind, occurred_at) };
+    complete(input, outline, context)
+}
+
+/// What is known of a fact before its identity and its texts are read. Objects are members without braces.
+#[derive(Debug)]
+pub(crate) struct Outline<'a> {
+    pub(crate) kind: FactKind,
+    pub(crate) occurred_at: Timestamp,
+    pub(crate) event: Option<Cow<'a, str>>,
+    pub(crate) category: Option<Cow<'a, str>>,
+    pub(crate) properties: Cow<'a, str>,
+    pub(crate) traits: Cow<'a, str>,
+    pub(crate) context: Cow<'a, str>,
+    pub(crate) integrations: Cow<'a, str>,
+}
+
+impl Outline<'_> {
+    /// Of a fact that says nothing more.
+    pub(crate) fn new(kind: FactKind, occurred_at: Timestamp) -> Self {
+        let none = Cow::Borrowed("");
+        let (properties, traits, context, integrations) = (none.clone(), none.clone(), none.clone(), none);
+        Self { kind, occurred_at, event: None, category: None, properties, traits, context, integrations }
+    }
+}
+
+pub(crate) fn check_size(event_bytes: usize) -> Result<(), Rejection> {
+    if event_bytes > EVENT_BYTES_MAX {
+        return Err(Rejection::new(Code::EventTooLarge, format!("an event may be {EVENT_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// Checks the rest: who it is about, the texts, and whether its calls will fit. Every door's facts come through here.
+pub(crate) fn complete<'a>(
+    mut input: Input<'a>,
+    outline: Outline<'a>,
+    context: Context<'_>,
+) -> Result<Fact<'a>, Rejection> {
+    let kind = outline.kind;
     let identity = identity(&input, context)?;
     let texts = texts(&mut input)?;
     if kind == FactKind::Group && texts.group_id.is_none() {
@@ -76,11 +114,11 @@ pub(crate) fn check<'a>(mut input: Input<'a>, context: Context<'_>) -> Result<Fa
         Some(value) => event_id(value)?,
         None => derived_id(
             kind,
-            occurred_at,
+            outline.occurred_at,
             &identity,
             &texts,
             [user_agent.as_deref(), ip.as_deref(), claimed.map(|machine| if machine { "machine" } else { "human" })],
-            [properties, traits],
+            [&outline.properties, &outline.traits],
         ),
     };
     let body = Body {
@@ -108,10 +146,14 @@ pub(crate) fn check<'a>(mut input: Input<'a>, context: Context<'_>) -> Result<Fa
         url: texts.url,
         title: texts.title,
         referrer: texts.referrer,
-        properties: Cow::Borrowed(properties),
-        traits: Cow::Borrowed(traits),
+        event: outline.event,
+        category: outline.category,
+        properties: outline.properties,
+        traits: outline.traits,
+        context: outline.context,
+        integrations: outline.integrations,
     };
-    let fact = assemble(kind, occurred_at, identity.user, body, context.workspace);
+    let fact = assemble(kind, outline.occurred_at, identity.user, body, context.workspace);
     fits_an_item(input.bytes, &fact)?;
     Ok(fact)
 }
@@ -153,7 +195,7 @@ fn kind(input: &Input<'_>) -> Result<FactKind, Rejection> {
     match &input.kind {
         None => Err(Rejection::new(Code::MissingField, "type is missing")),
         Some(Value::Text(name)) => FactKind::from_name(name).ok_or_else(|| {
-            let known = FactKind::ALL.map(FactKind::name).join(", ");
+            let known = FactKind::OF_EVENTS.map(FactKind::name).join(", ");
             Rejection::new(Code::UnknownEvent, format!("type is none of {known}"))
         }),
         Some(_) => Err(bad_type("type", "a string")),
@@ -401,6 +443,8 @@ fn fits_an_item(event_bytes: usize, fact: &Fact<'_>) -> Result<(), Rejection> {
         &body.url,
         &body.title,
         &body.referrer,
+        &body.event,
+        &body.category,
     ];
     let escaped = |text: &str| {
         text.bytes().map(|byte| if matches!(byte, b'"' | b'\\' | 0..=0x1f) { 6 } else { 1 }).sum::<usize>()
@@ -410,7 +454,9 @@ fn fits_an_item(event_bytes: usize, fact: &Fact<'_>) -> Result<(), Rejection> {
     let bytes = texts.iter().filter_map(|text| text.as_deref()).map(escaped).sum::<usize>()
         + link
         + body.properties.len()
-        + body.traits.len();
+        + body.traits.len()
+        + body.context.len()
+        + body.integrations.len();
     if bytes > ITEM_TEXT_BYTES_MAX {
         return Err(Rejection::new(
             Code::EventTooLarge,
@@ -420,7 +466,7 @@ fn fits_an_item(event_bytes: usize, fact: &Fact<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn bad_type(field: &str, wanted: &str) -> Rejection {
+pub(crate) fn bad_type(field: &str, wanted: &str) -> Rejection {
     Rejection::new(Code::BadType, format!("{field} must be {wanted}"))
 }
 
@@ -433,7 +479,7 @@ fn string<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<Option<&'v st
 }
 
 /// An optional text: empty counts as absent, NUL and excessive length are refused.
-fn text<'a>(field: &str, value: Option<Value<'a>>) -> Result<Option<Cow<'a, str>>, Rejection> {
+pub(crate) fn text<'a>(field: &str, value: Option<Value<'a>>) -> Result<Option<Cow<'a, str>>, Rejection> {
     let text = match value {
         None => return Ok(None),
         Some(Value::Text(text)) => text,

@@ -134,6 +134,28 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Steps over an array or object by its brackets alone, and returns its text: what is wrong in it is for whoever
+    /// reads that text to say. The next byte must be a bracket.
+    pub(crate) fn skim(&mut self) -> Result<&'a str, Fault> {
+        self.space();
+        let (start, mut depth, mut quoted) = (self.at, 0_usize, false);
+        let mut bytes = self.rest().bytes().enumerate();
+        while let Some((at, byte)) = bytes.next() {
+            match byte {
+                b'\\' if quoted => drop(bytes.next()),
+                b'"' => quoted = !quoted,
+                b'{' | b'[' if !quoted => depth += 1,
+                b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth == 0 && !quoted {
+                self.at = start + at + 1;
+                return Ok(self.since(start));
+            }
+        }
+        Err(Fault::Syntax)
+    }
+
     /// Reads any value; `depth` is its own nesting, from 1.
     pub(crate) fn value(&mut self, depth: usize) -> Result<Value<'a>, Fault> {
         match self.peek().ok_or(Fault::Syntax)? {
@@ -310,6 +332,33 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// One member of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Member<'a> {
+    pub(crate) key: Cow<'a, str>,
+    pub(crate) value: Value<'a>,
+    /// Key and value as the sender wrote them.
+    pub(crate) written: &'a str,
+}
+
+/// The members of an object whose braces are gone, as [`Value::Object`] holds it.
+pub(crate) fn members(text: &str) -> Result<Vec<Member<'_>>, Fault> {
+    let (mut reader, mut members) = (Reader::of(text), Vec::new());
+    while reader.peek().is_some() {
+        let start = reader.position();
+        let key = reader.string()?;
+        reader.expect(b':')?;
+        let value = reader.value(1)?;
+        members.push(Member { key, value, written: reader.since(start) });
+        if !reader.take(b',') {
+            reader.end()?;
+        } else if reader.peek().is_none() {
+            return Err(Fault::Syntax);
+        }
+    }
+    Ok(members)
+}
+
 /// Keys of one object seen so far: a short list while there are few, a set beyond.
 #[derive(Debug, Default)]
 pub(crate) struct Keys<'a> {
@@ -393,6 +442,33 @@ mod tests {
         let value = read(" { \"a\" : { \"b\" : [ 1 , {\"c\":2} ] } } ").unwrap();
         assert_eq!(value, Value::Object { members: "\"a\" : { \"b\" : [ 1 , {\"c\":2} ] }", keys: 3 });
         assert_eq!(read("\"\\ud83d\\ude00\\n\""), Ok(Value::Text("😀\n".into())));
+    }
+
+    #[test]
+    fn brackets_are_skimmed_whatever_is_between_them() {
+        for (text, expected) in [
+            ("{} x", Some("{}")),
+            (" [1,[2],{\"a\":[]}],", Some("[1,[2],{\"a\":[]}]")),
+            (r#"{"a":"}","b\"}":"\\"}}"#, Some(r#"{"a":"}","b\"}":"\\"}"#)),
+            ("{\"a\":1,\"a\":NaN,\"\\ud800\":-0}", Some("{\"a\":1,\"a\":NaN,\"\\ud800\":-0}")),
+            (r#"{"ä":"ö}"}"#, Some(r#"{"ä":"ö}"}"#)),
+            ("{\"a\":\"", None),
+            ("[[]", None),
+            ("{\"a\\", None),
+        ] {
+            assert_eq!(Reader::of(text).skim().ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn members_are_read_without_their_braces() {
+        let read = |text| members(text).map(|found| found.into_iter().map(|one| one.written).collect::<Vec<_>>());
+        assert_eq!(read(""), Ok(vec![]));
+        assert_eq!(read(r#" "a" : 1 , "b":{"c":[2]} "#), Ok(vec![r#""a" : 1"#, r#""b":{"c":[2]}"#]));
+        assert_eq!(read(r#""a":1,"#), Err(Fault::Syntax));
+        assert_eq!(read(r#""a":1 "b":2"#), Err(Fault::Syntax));
+        let found = members(r#""\u0061":"b""#).unwrap();
+        assert_eq!((&*found[0].key, &found[0].value), ("a", &Value::Text("b".into())));
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::EXPECT;
@@ -20,6 +20,7 @@ use crate::fact::Context;
 use crate::framing::Ambiguity;
 use crate::metrics::IngestMetrics;
 use crate::rejected::Rejected;
+use crate::segment::Endpoint;
 use crate::senders::Senders;
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
@@ -122,6 +123,9 @@ impl Service {
                 }
             };
         }
+        if let Some(endpoint) = Endpoint::of(&path) {
+            return self.segment(request, endpoint, &id).await;
+        }
         match path.strip_prefix("/v1/webhooks/").and_then(|rest| rest.split_once('/')) {
             Some((provider, token)) => self.webhook(request, provider, token, &id).await,
             None => refuse(Refusal::new(Code::NotFound, "there is nothing here; events are posted to /v1/events")),
@@ -151,7 +155,7 @@ impl Service {
                 return Err(refusal);
             }
         };
-        let in_hand = reserve(&self.in_hand, announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
+        let in_hand = self.reserve_events(announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
         let bytes = self.read(request.into_body(), layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
             named.is_none_or(|named| named == workspace.as_str())
@@ -159,7 +163,7 @@ impl Service {
         };
         let context = Context { workspace, key: &self.installation, now: now(), clamp_time: false };
         let taken = events::take(&bytes, layout, context, &ours)?;
-        senders.admit(workspace, taken.facts.len(), self.started.elapsed())?;
+        senders.admit(workspace, taken.facts.len(), self.elapsed())?;
         self.store(&taken.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
@@ -173,6 +177,16 @@ impl Service {
     pub(crate) async fn read(&self, body: Body, bytes_max: usize, gzip: bool) -> Result<Bytes, Refusal> {
         let bytes = body::read(body, bytes_max).await?;
         if gzip { body::gunzip(&bytes, bytes_max) } else { Ok(bytes) }
+    }
+
+    /// Room for a request of a sender with a key.
+    pub(crate) fn reserve_events(&self, bytes: usize) -> Result<InHand, Refusal> {
+        reserve(&self.in_hand, bytes)
+    }
+
+    /// How long this stage has run: the clock of rates.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Room for a provider's request. Providers have a share of their own: before a signature is checked, anybody may

@@ -17,6 +17,15 @@ pub enum Kind<'a> {
     Page {
         /// The page's name.
         name: Option<&'a str>,
+        /// The page's category.
+        category: Option<&'a str>,
+    },
+    /// A screen of an app was seen.
+    Screen {
+        /// The screen's name.
+        name: Option<&'a str>,
+        /// The screen's category.
+        category: Option<&'a str>,
     },
     /// Somebody belongs to a group.
     Group {
@@ -38,6 +47,8 @@ pub struct Call<'a> {
     pub user_id: Option<&'a str>,
     /// A stable id while the user is unknown; both, on an identify that links them.
     pub anonymous_id: Option<&'a str>,
+    /// Which destinations get it: the members of `integrations`, as JSON without braces. Empty: all of them.
+    pub integrations: &'a str,
 }
 
 /// Why Segment would accept an item with 200 and then drop it. `Display` is Segment's own code where it has one, so that
@@ -66,7 +77,7 @@ pub enum Invalid {
 
 impl Call<'_> {
     /// Checks the call and appends it to `out` as one item. `context` and `body` write what goes into `context` and into
-    /// `properties` (track, page) or `traits` (identify, group). On an error `out` is as it was.
+    /// `properties` (track, page, screen) or `traits` (identify, group). On an error `out` is as it was.
     ///
     /// # Errors
     /// [`Invalid`] when Segment would drop the item.
@@ -89,9 +100,10 @@ impl Call<'_> {
                 item.text("type", "identify");
                 "traits"
             }
-            Kind::Page { name } => {
-                item.text("type", "page");
+            Kind::Page { name, category } | Kind::Screen { name, category } => {
+                item.text("type", if matches!(self.kind, Kind::Page { .. }) { "page" } else { "screen" });
                 item.text_if("name", name);
+                item.text_if("category", category);
                 "properties"
             }
             Kind::Group { group_id } => {
@@ -105,6 +117,9 @@ impl Call<'_> {
         item.text_if("userId", self.user_id);
         item.text_if("anonymousId", self.anonymous_id);
         item.object("context", context);
+        if !self.integrations.is_empty() {
+            item.object("integrations", |integrations| integrations.members(self.integrations));
+        }
         item.object(body_key, body);
         item.close();
         if out.len() - start > limits::ITEM_BYTES_MAX {
@@ -129,7 +144,9 @@ impl Call<'_> {
             Kind::Group { group_id } if group_id.trim().is_empty() || group_id.len() > limits::GROUP_ID_BYTES_MAX => {
                 Err(Invalid::GroupId)
             }
-            Kind::Track { .. } | Kind::Group { .. } | Kind::Identify | Kind::Page { .. } => Ok(()),
+            Kind::Track { .. } | Kind::Group { .. } | Kind::Identify | Kind::Page { .. } | Kind::Screen { .. } => {
+                Ok(())
+            }
         }
     }
 }
@@ -146,6 +163,7 @@ mod tests {
             timestamp,
             user_id: Some("u"),
             anonymous_id: None,
+            integrations: "",
         }
     }
 
@@ -158,6 +176,24 @@ mod tests {
             r#""userId":"u","context":{"a":"b"},"properties":{"is_unique_open":true}}"#
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_screen_has_what_a_page_has_and_the_senders_switches() {
+        let (name, category) = (Some("Cart"), Some("Shop"));
+        for (kind, word) in [(Kind::Page { name, category }, "page"), (Kind::Screen { name, category }, "screen")] {
+            let mut out = Vec::new();
+            Call { kind, integrations: r#""All":false"#, ..call() }.render(&mut out, |_| {}, |_| {}).unwrap();
+            let expected = format!(
+                concat!(
+                    r#"{{"type":"{}","name":"Cart","category":"Shop","messageId":"infl_1","#,
+                    r#""timestamp":"2026-11-23T10:00:00.000Z","userId":"u","context":{{}},"#,
+                    r#""integrations":{{"All":false}},"properties":{{}}}}"#
+                ),
+                word
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 
     #[test]

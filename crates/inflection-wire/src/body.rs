@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use inflection_domain::{Body, EmailAddress, EventId, LinkKind, PersonId};
+use inflection_domain::{Body, BounceClass, EmailAddress, EventId, LinkKind, PersonId};
 
 use crate::fields::{Fields, put_bytes, put_number};
 use crate::{DecodeError, enums};
 
 /// Fields of a `FactBody` are numbered below this.
-const FIELDS: usize = 26;
+const FIELDS: usize = 30;
 
 /// Writes the sealed part of a fact.
 pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
@@ -45,6 +45,33 @@ pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
     }
     put_bytes(out, 24, body.properties.as_bytes());
     put_bytes(out, 25, body.traits.as_bytes());
+    put_bytes(out, 26, body.event.as_deref().unwrap_or_default().as_bytes());
+    put_bytes(out, 27, body.category.as_deref().unwrap_or_default().as_bytes());
+    put_bytes(out, 28, body.context.as_bytes());
+    put_bytes(out, 29, body.integrations.as_bytes());
+}
+
+/// The fields of a body: its texts by their numbers, and the others.
+struct Read<'a> {
+    texts: [&'a str; FIELDS],
+    link_kind: LinkKind,
+    is_machine: bool,
+    bounce_class: Option<BounceClass>,
+}
+
+fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
+    let mut read = Read { texts: [""; FIELDS], link_kind: LinkKind::default(), is_machine: false, bounce_class: None };
+    let mut fields = Fields::of(bytes);
+    while let Some((number, field)) = fields.next()? {
+        match (number, read.texts.get_mut(number as usize)) {
+            (11, _) => read.link_kind = enums::link_kind_from(field.number()),
+            (12, _) => read.is_machine = field.flag(),
+            (14, _) => read.bounce_class = enums::bounce_class_from(field.number()),
+            (_, Some(text)) => *text = field.text("a text of a fact body")?,
+            (_, None) => {}
+        }
+    }
+    Ok(read)
 }
 
 /// Reads the sealed part of a fact. Its texts are borrowed.
@@ -52,18 +79,7 @@ pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
 /// # Errors
 /// [`DecodeError`] when the bytes are no fact body.
 pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
-    let mut texts = [""; FIELDS];
-    let (mut link_kind, mut is_machine, mut bounce_class) = (LinkKind::default(), false, None);
-    let mut fields = Fields::of(bytes);
-    while let Some((number, field)) = fields.next()? {
-        match (number, texts.get_mut(number as usize)) {
-            (11, _) => link_kind = enums::link_kind_from(field.number()),
-            (12, _) => is_machine = field.flag(),
-            (14, _) => bounce_class = enums::bounce_class_from(field.number()),
-            (_, Some(text)) => *text = field.text("a text of a fact body")?,
-            (_, None) => {}
-        }
-    }
+    let Read { texts, link_kind, is_machine, bounce_class } = read(bytes)?;
     let [
         _,
         event_id,
@@ -91,6 +107,10 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
         referrer,
         properties,
         traits,
+        event,
+        category,
+        context,
+        integrations,
     ] = texts;
     let email = (!email.is_empty()).then(|| EmailAddress::new(email).ok().ok_or(DecodeError::Field("email")));
     Ok(Body {
@@ -117,8 +137,12 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
         url: text(url),
         title: text(title),
         referrer: text(referrer),
+        event: text(event),
+        category: text(category),
         properties: Cow::Borrowed(properties),
         traits: Cow::Borrowed(traits),
+        context: Cow::Borrowed(context),
+        integrations: Cow::Borrowed(integrations),
     })
 }
 

@@ -24,11 +24,11 @@ macro_rules! mirrored {
 }
 
 mirrored!(fact_kind_to, fact_kind_from, FactKind: EmailDelivered, EmailOpened, EmailBounced, EmailReportedAsSpam,
-    LinkClicked, EmailUnsubscribed, Identify, Page, Group);
+    LinkClicked, EmailUnsubscribed, Identify, Page, Group, CustomTrack, Screen);
 mirrored!(bounce_class_to, bounce_class_from, BounceClass: Hard, Soft, Block, Undetermined);
 mirrored!(call_kind_to, call_kind_from, CallKind: EmailDelivered, EmailOpened, EmailUniqueOpens, EmailBounced,
     EmailReportedAsSpam, LinkClicked, UniqueLinkClick, UniqueLinkClickPerUniqueOpen, EmailUnsubscribed, Identify, Page,
-    Group);
+    Group, CustomTrack, Screen);
 mirrored!(open_source_to, open_source_from, OpenSource: Pixel, ConfirmedByClick, ImpliedByClick);
 
 pub(crate) fn link_kind_to(value: LinkKind) -> i32 {

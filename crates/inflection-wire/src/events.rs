@@ -206,8 +206,12 @@ mod tests {
             url: Some("https://example.com".into()),
             title: None,
             referrer: None,
+            event: (kind == FactKind::CustomTrack).then(|| "Order Placed".into()),
+            category: Some("docs".into()),
             properties: properties.to_owned().into(),
             traits: "\"plan\":\"pro\"".into(),
+            context: "\"ip\":\"203.0.113.7\"".into(),
+            integrations: properties.to_owned().into(),
         };
         Fact { head, body }
     }
@@ -215,7 +219,7 @@ mod tests {
     proptest! {
         #[test]
         fn joined_chunks_decode_to_what_was_encoded(
-            kinds in proptest::collection::vec(0usize..9, 0..20),
+            kinds in proptest::collection::vec(0..FactKind::ALL.len(), 0..20),
             user in proptest::option::of("[a-z]{1,9}"),
             properties in "(\"a\":1)?",
             split in 0usize..20,

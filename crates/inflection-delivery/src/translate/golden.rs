@@ -52,7 +52,7 @@ fn named(kind: CallKind, name: &str) -> Call {
 }
 
 fn script() -> Vec<Step> {
-    mails().into_iter().chain(opens()).chain(clicks()).chain(people()).collect()
+    mails().into_iter().chain(opens()).chain(clicks()).chain(people()).chain(passed_on()).collect()
 }
 
 fn mails() -> [Step; 4] {
@@ -112,6 +112,7 @@ fn people() -> [Step; 3] {
         url: Some("https://example.com/pricing".into()),
         title: Some("What it costs".into()),
         referrer: Some("https://example.com/".into()),
+        category: Some("Docs".into()),
         ..body()
     };
     let group = Body {
@@ -124,6 +125,31 @@ fn people() -> [Step; 3] {
         Step::known(identify, Call { links: true, ..named(CallKind::Identify, "link") }),
         Step::known(page, named(CallKind::Page, "visit")),
         Step::known(group, named(CallKind::Group, "member")),
+    ]
+}
+
+/// What a Segment SDK sent of its own.
+fn passed_on() -> [Step; 2] {
+    let context = concat!(
+        r#""library":{"name":"@segment/analytics-node","version":"3.1.0"},"integration":{"name":"Other"},"#,
+        r#""ip":"203.0.113.7","traits":{"email":"ann.private@example.com","plan":"pro"}"#
+    );
+    let ordered = Body {
+        event: Some("Order Placed".into()),
+        properties: r#""event":"own","total":9.5,"link_id":7"#.into(),
+        context: context.into(),
+        integrations: r#""All":true,"Mixpanel":false"#.into(),
+        ..body()
+    };
+    let screen = Body {
+        name: Some("Cart".into()),
+        category: Some("Shop".into()),
+        context: r#""app":{"name":"Shop"}"#.into(),
+        ..body()
+    };
+    [
+        Step::known(ordered, named(CallKind::CustomTrack, "order")),
+        Step::anonymous(screen, named(CallKind::Screen, "cart")),
     ]
 }
 

@@ -37,11 +37,22 @@ pub(super) fn render(
     body: &Body<'_>,
     call: &Call,
 ) -> (Translation, Vec<u8>) {
+    render_one_of(connection, user, body, call, &[])
+}
+
+/// Renders one call of a decision that has these.
+fn render_one_of(
+    connection: &Connection,
+    user: Option<&str>,
+    body: &Body<'_>,
+    call: &Call,
+    calls: &[Call],
+) -> (Translation, Vec<u8>) {
     let decided = Decided {
         workspace: WorkspaceId::new("acme").unwrap(),
         occurred_at: Timestamp::parse("2026-11-23T10:00:00.123Z").unwrap(),
         user: user.map(|user| UserId::new(user).unwrap()),
-        calls: vec![],
+        calls: calls.to_vec(),
         body: bytes::Bytes::new(),
     };
     let mut out = b"before".to_vec();
@@ -142,6 +153,19 @@ fn a_senders_own_address_is_passed_on_as_the_connection_says() {
     );
 }
 
+#[test]
+fn a_groups_traits_are_not_its_members() {
+    let group = Body { group_id: Some("g".into()), traits: r#""name":"Acme""#.into(), email: None, ..body() };
+    let calls = [Call { links: true, ..call(CallKind::Identify) }, call(CallKind::Group)];
+    let traits = calls.each_ref().map(|call| {
+        let (Translation::Rendered(at), out) = render_one_of(&connection(""), Some("u"), &group, call, &calls) else {
+            panic!("rendered")
+        };
+        serde_json::from_slice::<Value>(&out[at.item..]).unwrap()["traits"].clone()
+    });
+    assert_eq!(traits, [json!({}), json!({"name": "Acme"})]);
+}
+
 /// How often an item has a text. Readers disagree on an object that has a key twice, so parsing would hide it.
 fn count(body: &Body<'_>, kind: CallKind, text: &str) -> usize {
     let (_, out) = render(&connection(""), Some("u"), body, &call(kind));
@@ -211,6 +235,15 @@ fn uniqueness_and_lists_filter() {
     assert_eq!(sent("uniqueness = \"flags\""), [true, true, false, true]);
     assert_eq!(sent("uniqueness = \"first-only\""), [true, false, false, true]);
     assert_eq!(sent("events = [\"Email Opened\"]"), [true, true, false, false]);
+    let own = Body { event: Some("Order Placed".into()), ..body() };
+    let custom = |settings: &str| {
+        let (translation, _) = render(&connection(settings), None, &own, &call(CallKind::CustomTrack));
+        translation != Translation::Filtered
+    };
+    for settings in ["", "events = [\"*\"]", "events = [\"custom_track\"]", "uniqueness = \"first-only\""] {
+        assert!(custom(settings), "{settings}");
+    }
+    assert!(!custom("events = [\"email_opened\", \"Link Clicked\", \"screen\"]"));
 }
 
 #[test]
@@ -218,6 +251,55 @@ fn what_segment_would_drop_dies_here() {
     let nobody = Body { group_id: None, ..body() };
     let (translation, out) = render(&connection(""), None, &nobody, &call(CallKind::Group));
     assert_eq!((translation, &out[..]), (Translation::Invalid(Invalid::GroupId), &b"before"[..]));
+}
+
+#[test]
+fn a_custom_track_is_passed_on_under_its_own_name() {
+    let custom = call(CallKind::CustomTrack);
+    let own = Body {
+        event: Some("Order Placed".into()),
+        properties: r#""event":"own","userId":7,"total":9.5"#.into(),
+        context: r#" "ip" : "203.0.113.7", "traits" : { "email" : "ANN@example.com", "plan":"pro" } "#.into(),
+        integrations: r#""All":false"#.into(),
+        ..body()
+    };
+    for naming in ["inflection", "segment-spec", "both"] {
+        let item = item(&connection(&format!("naming = \"{naming}\"")), Some("u"), &own, &custom);
+        assert_eq!((&item["type"], &item["event"]), (&"track".into(), &"Order Placed".into()));
+        assert_eq!(
+            item["properties"],
+            json!({"event": "own", "userId": 7, "total": 9.5}),
+            "nothing of ours among them"
+        );
+        assert_eq!(item["integrations"], json!({"All": false}));
+        assert_eq!(item["context"]["ip"], "203.0.113.7");
+    }
+    let traits = |email: &str, own: &Body<'_>| {
+        let connection = connection(&format!("email = \"{email}\""));
+        item(&connection, Some("u"), own, &custom)["context"].get("traits").cloned()
+    };
+    let hash = "71d4f55f72fa128dfb468a1a3901507c804b74316488744d769d7f4b16696476";
+    assert_eq!(traits("plain", &own), Some(json!({"email": "ANN@example.com", "plan": "pro"})));
+    assert_eq!(traits("sha256", &own), Some(json!({"email": hash, "plan": "pro"})));
+    assert_eq!(traits("omit", &own), Some(json!({"plan": "pro"})));
+    let null = Body { email: None, context: r#""traits":null"#.into(), ..own.clone() };
+    assert_eq!(traits("plain", &null), None, "never null");
+    let nameless = Body { event: None, ..own };
+    assert_eq!(render(&connection(""), None, &nameless, &custom).0, Translation::Invalid(Invalid::NoEvent));
+}
+
+#[test]
+fn integration_is_ours_and_the_library_the_senders() {
+    let context = r#""integration":{"name":"Other"},"library":{"name":"analytics-go"}"#;
+    for kind in [CallKind::CustomTrack, CallKind::Identify, CallKind::Page, CallKind::Screen, CallKind::Group] {
+        let own =
+            Body { event: Some("Order Placed".into()), group_id: Some("g".into()), context: context.into(), ..body() };
+        let item = item(&connection(""), Some("u"), &own, &call(kind));
+        assert_eq!(item["context"]["integration"]["name"], "Inflection", "{kind:?}");
+        assert_eq!(item["context"]["library"], json!({"name": "analytics-go"}), "{kind:?}");
+        let without = render(&connection(""), Some("u"), &Body { context: "".into(), ..own }, &call(kind)).1;
+        assert!(String::from_utf8(without).unwrap().contains("inflection-source"), "{kind:?}");
+    }
 }
 
 /// A sender's property may not have a name that we write: the list that ingest refuses by must be complete.

@@ -197,6 +197,28 @@ fn identity_table() {
 }
 
 #[test]
+fn what_is_passed_on_has_an_identity_and_no_uniqueness() {
+    let mut state = PartitionState::default();
+    let mut fold = |kind: FactKind, event: &str, user: Option<&str>| {
+        let user = user.map(|user| UserId::new(user).unwrap());
+        let head = Head { kind, user, ..head('o', event) };
+        match state.fold(&Policy::default(), &head) {
+            Verdict::Duplicate => "duplicate".to_owned(),
+            Verdict::Folded(decision) => {
+                format!("{} {}", short(&decision.calls), decision.user.as_ref().map_or("-", UserId::as_str))
+            }
+        }
+    };
+    assert_eq!(fold(FactKind::CustomTrack, "1", None), "custom_track -");
+    assert_eq!(fold(FactKind::CustomTrack, "2", None), "custom_track -", "of one mail, and told again");
+    assert_eq!(fold(FactKind::CustomTrack, "2", None), "duplicate");
+    assert_eq!(fold(FactKind::Screen, "3", Some("u")), "identify screen u");
+    assert_eq!(fold(FactKind::CustomTrack, "4", None), "custom_track u");
+    assert_eq!(fold(FactKind::CustomTrack, "5", Some("v")), "custom_track v");
+    assert_eq!(fold(FactKind::EmailOpened, "6", None), "O+ U:pixel u", "the mail has had no open yet");
+}
+
+#[test]
 fn firsts_and_event_ids_expire_in_log_time() {
     let day = |day: i64| Timestamp::from_ms(day * 86_400_000);
     let mut state = PartitionState::default();

@@ -10,7 +10,8 @@ use super::find::{DecidedEvent, Found, Hop, Place};
 pub(super) struct CallOn<'c> {
     pub(super) partition: u16,
     pub(super) place: Place,
-    pub(super) kind: CallKind,
+    /// The event's name, or which call it is.
+    pub(super) name: String,
     pub(super) connection: &'c (WorkspaceId, ConnectionId),
     pub(super) message_id: String,
     /// Whether the connection's settings leave it out, where the settings are known.
@@ -43,7 +44,7 @@ pub(super) fn on_connections<'c>(
             calls.push(CallOn {
                 partition: found.partition,
                 place: place.plus(number),
-                kind: call.kind,
+                name: told_as(event, call),
                 connection,
                 message_id: MessageId::new(installation, workspace, name, call.key).to_string(),
                 left_out: view.map(|view| is_left_out(event, call, installation, view)),
@@ -52,6 +53,11 @@ pub(super) fn on_connections<'c>(
         }
     }
     calls
+}
+
+fn told_as(event: &DecidedEvent, call: &Call) -> String {
+    let own = event.body.event.as_deref().filter(|_| call.kind == CallKind::CustomTrack);
+    own.or(call.kind.event_name()).unwrap_or(call.kind.name()).to_owned()
 }
 
 fn is_left_out(event: &DecidedEvent, call: &Call, installation: &InstallationId, view: &ConnectionView) -> bool {

@@ -88,7 +88,7 @@ pub(super) fn call(call: &CallOn<'_>, delivered: &Delivered, delivery: Option<&D
     let accepted = attempts.iter().any(|attempt| (200..300).contains(&attempt.status));
     let (fate, why) = delivered.fate(call, accepted);
     CallStory {
-        call: call.kind.event_name().unwrap_or(call.kind.name()).to_owned(),
+        call: call.name.clone(),
         connection: call.connection.1.as_str().to_owned(),
         message_id: call.message_id.clone(),
         fate,

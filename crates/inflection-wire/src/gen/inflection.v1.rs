@@ -105,6 +105,16 @@ pub struct FactBody {
     pub properties: ::prost::alloc::string::String,
     #[prost(string, tag = "25")]
     pub traits: ::prost::alloc::string::String,
+    /// Name of a custom track, and category of a page or screen.
+    #[prost(string, tag = "26")]
+    pub event: ::prost::alloc::string::String,
+    #[prost(string, tag = "27")]
+    pub category: ::prost::alloc::string::String,
+    /// Like `properties`: what a Segment SDK gave of these.
+    #[prost(string, tag = "28")]
+    pub context: ::prost::alloc::string::String,
+    #[prost(string, tag = "29")]
+    pub integrations: ::prost::alloc::string::String,
 }
 /// How many events of a workspace were refused: a keyed record, `rejected.<workspace>`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -125,6 +135,8 @@ pub enum FactKind {
     Identify = 7,
     Page = 8,
     Group = 9,
+    CustomTrack = 10,
+    Screen = 11,
 }
 impl FactKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -143,6 +155,8 @@ impl FactKind {
             Self::Identify => "FACT_KIND_IDENTIFY",
             Self::Page => "FACT_KIND_PAGE",
             Self::Group => "FACT_KIND_GROUP",
+            Self::CustomTrack => "FACT_KIND_CUSTOM_TRACK",
+            Self::Screen => "FACT_KIND_SCREEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -158,6 +172,8 @@ impl FactKind {
             "FACT_KIND_IDENTIFY" => Some(Self::Identify),
             "FACT_KIND_PAGE" => Some(Self::Page),
             "FACT_KIND_GROUP" => Some(Self::Group),
+            "FACT_KIND_CUSTOM_TRACK" => Some(Self::CustomTrack),
+            "FACT_KIND_SCREEN" => Some(Self::Screen),
             _ => None,
         }
     }
@@ -385,6 +401,8 @@ pub enum CallKind {
     Identify = 10,
     Page = 11,
     Group = 12,
+    CustomTrack = 13,
+    Screen = 14,
 }
 impl CallKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -408,6 +426,8 @@ impl CallKind {
             Self::Identify => "CALL_KIND_IDENTIFY",
             Self::Page => "CALL_KIND_PAGE",
             Self::Group => "CALL_KIND_GROUP",
+            Self::CustomTrack => "CALL_KIND_CUSTOM_TRACK",
+            Self::Screen => "CALL_KIND_SCREEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -428,6 +448,8 @@ impl CallKind {
             "CALL_KIND_IDENTIFY" => Some(Self::Identify),
             "CALL_KIND_PAGE" => Some(Self::Page),
             "CALL_KIND_GROUP" => Some(Self::Group),
+            "CALL_KIND_CUSTOM_TRACK" => Some(Self::CustomTrack),
+            "CALL_KIND_SCREEN" => Some(Self::Screen),
             _ => None,
         }
     }

@@ -56,7 +56,7 @@ fn round_trip(state: &PartitionState) -> PartitionState {
 fn some_of_everything() -> PartitionState {
     let mut state = PartitionState::default();
     for event in 0..40u8 {
-        let (kind, which) = (usize::from(event) % FactKind::ALL.len(), event / 9);
+        let (kind, which) = (usize::from(event) % FactKind::ALL.len(), event / 11);
         fold(&mut state, (kind, event, event % 3, event % 2, which % 4, event % 5 == 0, DAY_MS / 13));
     }
     assert!(state.persons().count() > 0 && state.seen_events().count() == 40);

@@ -1,0 +1,178 @@
+//! `POST /v1/batch`, `/v1/track` and their like: the door for Segment's own SDKs, unchanged but for the host.
+//!
+//! SDKs throw a whole batch away on most 4xx, so only what concerns a request as a whole is answered so; what is wrong with
+//! one item is told beside the 200 that the others get. See `docs/api.md`, "Segment's SDKs".
+
+mod batch;
+mod clock;
+mod facts;
+mod item;
+
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, EXPECT};
+use axum::http::{Method, Request, Response, StatusCode};
+use inflection_domain::WorkspaceId;
+use serde_json::{Map, Value, json};
+
+use crate::answer::{Code, Refusal, json_answer};
+use crate::events::rejected_list;
+use crate::fact::Context;
+use crate::request::Layout;
+use crate::senders::Senders;
+use crate::service::Service;
+use crate::writer::now;
+use crate::{auth, body, request};
+
+use self::batch::{Envelope, Taken};
+use self::facts::Ignored;
+use self::item::Call;
+
+/// Most bytes of a batch, compressed and unpacked alike. Segment's own limit is 500 KB, and one SDK goes beyond it.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Most items of a batch, Segment's own limit: beyond it Segment answers 200 and drops the rest.
+const ITEMS_MAX: usize = 2_500;
+/// Most bytes of a single call: more than an event may have, so that a large one is named for what it is.
+const CALL_BYTES_MAX: usize = 64 * 1024;
+
+/// A path that Segment's SDKs send to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// `/v1/batch`, and its old name `/v1/import`.
+    Batch,
+    /// `/v1/track` and the other single calls.
+    Single(Call),
+}
+
+impl Endpoint {
+    /// The endpoint of a path, if it is one.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        match path.strip_prefix("/v1/")? {
+            "batch" | "import" => Some(Self::Batch),
+            single => Call::from_name(single).map(Self::Single),
+        }
+    }
+
+    fn bytes_max(self) -> usize {
+        match self {
+            Self::Batch => BATCH_BYTES_MAX,
+            Self::Single(_) => CALL_BYTES_MAX,
+        }
+    }
+}
+
+impl Service {
+    /// Answers one request of an SDK.
+    pub(crate) async fn segment(&self, request: Request<Body>, endpoint: Endpoint, id: &str) -> Response<Body> {
+        if request.method() != Method::POST {
+            return refused(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
+        }
+        match self.take_calls(request, endpoint, id).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let count = refusal.rejected.len().max(1) as u64;
+                self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
+                refused(&refusal, id)
+            }
+        }
+    }
+
+    async fn take_calls(
+        &self,
+        request: Request<Body>,
+        endpoint: Endpoint,
+        id: &str,
+    ) -> Result<Response<Body>, Refusal> {
+        let senders = self.senders();
+        let headers = request.headers();
+        let by_header = headers.contains_key(AUTHORIZATION);
+        let known = if by_header { Some(auth::workspace(headers, &senders.keys)?) } else { None };
+        if request::layout(headers)? != Layout::Json {
+            return Err(Refusal::new(Code::UnsupportedMediaType, "send application/json"));
+        }
+        let gzip = request::is_gzip(headers)?;
+        let bytes_max = endpoint.bytes_max();
+        let announced = match request::announced_bytes(headers, bytes_max) {
+            Ok(announced) => announced,
+            Err(refusal) => {
+                if !headers.contains_key(EXPECT) {
+                    body::linger(request.into_body()).await;
+                }
+                return Err(refusal);
+            }
+        };
+        // Who has shown no key yet takes from the share of those who have not.
+        let room = announced.filter(|_| !gzip).unwrap_or(bytes_max);
+        let in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
+        let bytes = self.read(request.into_body(), bytes_max, gzip).await?;
+        let envelope = Envelope::read(&bytes, endpoint)?;
+        let workspace = match known {
+            Some(workspace) => workspace,
+            None => by_body(&envelope, &senders)?,
+        };
+        let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
+        let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
+            self.rejected.add(&workspace, refusal.rejected.len());
+        })?;
+        senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
+        self.store(&taken.facts, in_hand).await?;
+        self.count(&taken, &workspace);
+        Ok(answer(&taken))
+    }
+
+    fn count(&self, taken: &Taken<'_>, workspace: &WorkspaceId) {
+        self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
+        self.metrics.unmapped.with(&[("provider", "segment")]).add(taken.ignored.len() as u64);
+        self.rejected.add(workspace, taken.rejected.len());
+        for (_, why) in &taken.rejected {
+            self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
+        }
+    }
+}
+
+/// The workspace of the key in the body, where some SDKs put it.
+fn by_body(envelope: &Envelope<'_>, senders: &Senders) -> Result<WorkspaceId, Refusal> {
+    let Some(key) = &envelope.write_key else {
+        return Err(Refusal::new(Code::AuthMissing, "send the ingest key as the write key"));
+    };
+    let known = senders.keys.find(key).cloned();
+    known.ok_or_else(|| Refusal::new(Code::AuthInvalid, "the ingest key is not known"))
+}
+
+/// What Segment answers, and what was not taken.
+fn answer(taken: &Taken<'_>) -> Response<Body> {
+    let mut body = Map::from_iter([("success".to_owned(), true.into())]);
+    if !taken.rejected.is_empty() {
+        body.insert("rejected".to_owned(), rejected_list(&taken.rejected).into());
+    }
+    if !taken.ignored.is_empty() {
+        let why = |(index, why): &(usize, Ignored)| json!({ "index": index, "code": why.name() });
+        body.insert("ignored".to_owned(), taken.ignored.iter().map(why).collect());
+    }
+    json_answer(StatusCode::OK, &body.into())
+}
+
+/// A refusal in the shape that SDKs read (`code` and `message` on top), with our own beside it.
+fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
+    // They know 400 and not 409 or 422.
+    let status = match refusal.code.status() {
+        StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT => StatusCode::BAD_REQUEST,
+        other => other,
+    };
+    let (code, message) = (refusal.code.name(), refusal.message.as_str());
+    let error = json!({ "code": code, "message": message, "request_id": id });
+    let mut body = Map::from_iter([
+        ("success".to_owned(), false.into()),
+        ("code".to_owned(), code.into()),
+        ("message".to_owned(), message.into()),
+        ("error".to_owned(), error),
+    ]);
+    if !refusal.rejected.is_empty() {
+        body.insert("rejected".to_owned(), refusal.rejected.clone().into());
+    }
+    let mut response = refusal.answer(id, Some(status));
+    *response.body_mut() = Body::from(Value::from(body).to_string());
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! One call as an SDK wrote it. SDKs write `null` for what they do not know, so it counts as absent everywhere.
+
+use crate::answer::Code;
+use crate::fact::{Rejection, bad_type, text};
+use crate::json::{Fault, Keys, Reader, Value};
+
+/// Segment's six calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Track,
+    Identify,
+    Page,
+    Screen,
+    Group,
+    Alias,
+}
+
+impl Call {
+    /// The call of a `type`, or of the last part of a path.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "track" => Self::Track,
+            "identify" => Self::Identify,
+            "page" => Self::Page,
+            "screen" => Self::Screen,
+            "group" => Self::Group,
+            "alias" => Self::Alias,
+            _ => return None,
+        })
+    }
+}
+
+/// An item of a batch, or the body of a single call. What is not listed is ignored.
+#[derive(Debug, Default)]
+pub(super) struct Item<'a> {
+    pub(super) kind: Option<Value<'a>>,
+    pub(super) message_id: Option<Value<'a>>,
+    pub(super) user_id: Option<Value<'a>>,
+    pub(super) anonymous_id: Option<Value<'a>>,
+    pub(super) timestamp: Option<Value<'a>>,
+    pub(super) original_timestamp: Option<Value<'a>>,
+    pub(super) sent_at: Option<Value<'a>>,
+    pub(super) event: Option<Value<'a>>,
+    pub(super) name: Option<Value<'a>>,
+    pub(super) category: Option<Value<'a>>,
+    pub(super) group_id: Option<Value<'a>>,
+    pub(super) properties: Option<Value<'a>>,
+    pub(super) traits: Option<Value<'a>>,
+    pub(super) context: Option<Value<'a>>,
+    pub(super) integrations: Option<Value<'a>>,
+    pub(super) write_key: Option<Value<'a>>,
+    /// The whole item as written.
+    pub(super) written: &'a str,
+}
+
+impl<'a> Item<'a> {
+    /// Reads the text of one object.
+    pub(super) fn read(written: &'a str) -> Result<Self, Fault> {
+        let mut item = Self { written, ..Self::default() };
+        let (mut reader, mut keys) = (Reader::of(written), Keys::default());
+        reader.object(|key, reader| {
+            let value = reader.value(2)?;
+            if let Some(slot) = item.slot(&key).filter(|_| value != Value::Null) {
+                *slot = Some(value);
+            }
+            keys.insert(key)
+        })?;
+        reader.end()?;
+        Ok(item)
+    }
+
+    fn slot(&mut self, key: &str) -> Option<&mut Option<Value<'a>>> {
+        Some(match key {
+            "type" => &mut self.kind,
+            "messageId" => &mut self.message_id,
+            "userId" => &mut self.user_id,
+            "anonymousId" => &mut self.anonymous_id,
+            "timestamp" => &mut self.timestamp,
+            "originalTimestamp" => &mut self.original_timestamp,
+            "sentAt" => &mut self.sent_at,
+            "event" => &mut self.event,
+            "name" => &mut self.name,
+            "category" => &mut self.category,
+            "groupId" => &mut self.group_id,
+            "properties" => &mut self.properties,
+            "traits" => &mut self.traits,
+            "context" => &mut self.context,
+            "integrations" => &mut self.integrations,
+            "writeKey" => &mut self.write_key,
+            _ => return None,
+        })
+    }
+
+    /// Which call it is, where its path does not say so.
+    pub(super) fn call(&self) -> Result<Call, Rejection> {
+        match text("type", self.kind.clone())? {
+            None => Err(Rejection::new(Code::MissingField, "type is missing")),
+            Some(name) => Call::from_name(&name).ok_or_else(|| {
+                Rejection::new(Code::UnknownEvent, "type is none of track, identify, page, screen, group, alias")
+            }),
+        }
+    }
+}
+
+/// The members of an optional object.
+pub(super) fn object<'a>(field: &str, value: Option<&Value<'a>>) -> Result<&'a str, Rejection> {
+    match value {
+        None => Ok(""),
+        Some(Value::Object { members, .. }) => Ok(members),
+        Some(_) => Err(bad_type(field, "an object")),
+    }
+}
