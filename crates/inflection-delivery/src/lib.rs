@@ -21,6 +21,7 @@ mod handle;
 mod hub;
 mod journal;
 mod metrics;
+mod pages;
 mod park;
 mod partition;
 mod progress;

@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::books::{CallEnd, ConnectionKey};
 use crate::connection::{Command, Flags};
 use crate::dead_letters::{self, EXPIRED, now};
-use crate::dispatcher::{Item, Ticket};
+use crate::dispatcher::Ticket;
 use crate::metrics::DeliveryMetrics;
+use crate::pages::Pages;
 use crate::progress::{Hold, Tracked};
 use crate::room::Room;
-use crate::translate::{Rendered, Translation, translate};
+use crate::translate::{Translation, translate};
 
 /// Bytes of decisions read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -29,6 +30,8 @@ const READ_BYTES: usize = 1024 * 1024;
 const PARKING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Counted in units of this many.
 const PERMIT_BYTES: usize = 1024;
+/// Rendered bytes for each byte of decisions, about: to guess how much memory a message's calls take.
+const RENDERED_PER_DECIDED: usize = 3;
 /// How long others wait behind a connection that has used up its room, before its calls are parked.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -114,19 +117,13 @@ struct Output<'o> {
     /// Calls of the message that an earlier life has counted, and of those the ones not yet met.
     skipped: u32,
     to_skip: u32,
-    bytes: Vec<u8>,
-    rendered: Vec<Rendered>,
+    pages: Pages,
     /// What is known of each call after the skipped ones; `None` is rendered.
     calls: Vec<Option<CallEnd>>,
     dead: Vec<DeadLetter>,
 }
 
 impl Output<'_> {
-    /// What its calls take until they are sent.
-    fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + self.rendered.len() * size_of::<Item>()
-    }
-
     fn count(&self, wanted: CallEnd) -> u64 {
         self.calls.iter().filter(|end| **end == Some(wanted)).count() as u64
     }
@@ -158,7 +155,7 @@ impl Reading {
         let outlets = self.common.outlets();
         let known: Vec<ConnectionKey> = outlets.values().flatten().map(|outlet| outlet.key.clone()).collect();
         self.introduce(&batch, &known, sequence);
-        let mut outputs = self.outputs(&batch, &outlets, sequence);
+        let mut outputs = self.outputs(&batch, &outlets, sequence, payload.len());
         let mut calls: BTreeMap<WorkspaceId, u32> = BTreeMap::new();
         for decided in &batch.decisions {
             let count = u32::try_from(decided.calls.len()).unwrap_or(u32::MAX);
@@ -175,7 +172,7 @@ impl Reading {
                 }
             }
         }
-        self.hand_on(outputs.into_values().flatten().collect(), sequence, batch.received_at, known.len()).await?;
+        self.hand_on(outputs.into_values().flatten().collect(), sequence, known.len()).await?;
         self.tracked.update(|books| {
             books.leave_out(&known, &calls, sequence);
             books.read(sequence);
@@ -205,7 +202,9 @@ impl Reading {
         batch: &DecisionBatch,
         outlets: &'o Outlets,
         sequence: u64,
+        message_bytes: usize,
     ) -> HashMap<WorkspaceId, Vec<Output<'o>>> {
+        let ticket = Ticket::Decision { partition: self.partition, sequence };
         let mut outputs: HashMap<WorkspaceId, Vec<Output<'o>>> = HashMap::new();
         self.tracked.update(|books| {
             for decided in &batch.decisions {
@@ -215,8 +214,9 @@ impl Reading {
                 let mut own = Vec::new();
                 for outlet in outlets.get(&decided.workspace).into_iter().flatten() {
                     let Some(skipped) = books.skip(&outlet.key, sequence) else { continue };
-                    let (bytes, rendered, calls, dead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-                    own.push(Output { outlet, skipped, to_skip: skipped, bytes, rendered, calls, dead });
+                    let pages = Pages::new(ticket, batch.received_at, message_bytes * RENDERED_PER_DECIDED);
+                    let (calls, dead) = (Vec::new(), Vec::new());
+                    own.push(Output { outlet, skipped, to_skip: skipped, pages, calls, dead });
                 }
                 outputs.insert(decided.workspace.clone(), own);
             }
@@ -237,15 +237,16 @@ impl Reading {
             let letter = |reason: &str, item: Bytes| {
                 self.letter(decided, call, outlet, body.event_id.as_str(), reason.to_owned(), item)
             };
-            match translate(installation, &outlet.settings, decided, body, call, &mut output.bytes) {
+            let page = output.pages.page();
+            match translate(installation, &outlet.settings, decided, body, call, page) {
                 Translation::Rendered(at) if waited > outlet.settings.expire_after => {
-                    let item = output.bytes.get(at.item..at.end).unwrap_or_default();
+                    let item = page.get(at.item..at.end).unwrap_or_default();
                     output.dead.push(letter(EXPIRED, Bytes::copy_from_slice(item)));
-                    output.bytes.truncate(at.start);
+                    page.truncate(at.start);
                     output.calls.push(Some(CallEnd::Dead));
                 }
                 Translation::Rendered(rendered) => {
-                    output.rendered.push(rendered);
+                    output.pages.push(rendered);
                     output.calls.push(None);
                 }
                 Translation::Filtered => output.calls.push(Some(CallEnd::Filtered)),
@@ -314,7 +315,6 @@ impl Reading {
         &self,
         mut outputs: Vec<Output<'_>>,
         sequence: u64,
-        received_at: Timestamp,
         connections: usize,
     ) -> Result<(), PartitionError> {
         for output in &mut outputs {
@@ -331,19 +331,19 @@ impl Reading {
         let mut waiting = Vec::new();
         for output in outputs {
             let (key, flags) = (&output.outlet.key, &output.outlet.flags);
-            if output.rendered.is_empty() {
-                self.push(output, None, sequence, received_at).await;
+            if output.pages.is_empty() {
+                self.push(output, None, sequence).await;
             } else if flags.is_parked(self.partition) {
                 waiting.push(output);
-            } else if let Some(held) = self.common.room.try_hold(key, output.memory_bytes()) {
-                self.push(output, Some(held.into()), sequence, received_at).await;
+            } else if let Some(held) = self.common.room.try_hold(key, output.pages.memory_bytes()) {
+                self.push(output, Some(held.into()), sequence).await;
             } else {
                 waiting.push(output);
             }
         }
         for output in waiting {
-            let held = self.hold(output.outlet, output.memory_bytes(), connections).await;
-            self.push(output, held, sequence, received_at).await;
+            let held = self.hold(output.outlet, output.pages.memory_bytes(), connections).await;
+            self.push(output, held, sequence).await;
         }
         Ok(())
     }
@@ -370,25 +370,16 @@ impl Reading {
         }
     }
 
-    async fn push(&self, output: Output<'_>, held: Option<Hold>, sequence: u64, received_at: Timestamp) {
-        let Output { outlet, skipped, bytes, rendered, calls, .. } = output;
+    async fn push(&self, output: Output<'_>, held: Option<Hold>, sequence: u64) {
+        let Output { outlet, skipped, pages, calls, .. } = output;
         self.tracked.update(|books| {
             books.open(&outlet.key, sequence, skipped, calls, held);
-            rendered.is_empty()
+            pages.is_empty()
         });
-        if rendered.is_empty() {
+        if pages.is_empty() {
             return;
         }
-        let bytes = Bytes::from(bytes);
-        let ticket = Ticket::Decision { partition: self.partition, sequence };
-        let items = rendered.iter().map(|at| Item {
-            bytes: bytes.slice(at.start..at.end),
-            split: at.item - at.start,
-            ticket,
-            received_at,
-            id: at.id,
-        });
-        let push = Command::Push { partition: self.partition, items: items.collect() };
+        let push = Command::Push { partition: self.partition, items: pages.into_items() };
         if outlet.inbox.send(push).await.is_err() {
             tracing::debug!(partition = self.partition, "a connection has ended; its calls stay in the log");
         }

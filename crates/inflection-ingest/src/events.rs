@@ -13,6 +13,9 @@ use crate::input::Input;
 use crate::json::{Fault, Reader, Value};
 use crate::request::Layout;
 
+/// Bytes of a usual event, to guess how many a body has.
+const USUAL_EVENT_BYTES: usize = 350;
+
 /// The facts of a body, and what was refused of it.
 #[derive(Debug, Default)]
 pub(crate) struct Taken<'a> {
@@ -47,13 +50,15 @@ pub(crate) fn take<'a>(
     context: Context<'_>,
     is_ours: Ours<'_>,
 ) -> Result<Taken<'a>, Refusal> {
+    let events_max = layout.events_max();
+    let expected = (body.len() / USUAL_EVENT_BYTES).min(events_max) + 1;
     let mut collector = Collector {
         context,
         is_ours,
-        events_max: layout.events_max(),
-        taken: Taken::default(),
+        events_max,
+        taken: Taken { facts: Vec::with_capacity(expected), ..Taken::default() },
         index: 0,
-        seen: HashMap::new(),
+        seen: HashMap::with_capacity(expected),
     };
     match layout {
         Layout::Json => collector.json(body)?,

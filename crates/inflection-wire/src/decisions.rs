@@ -1,5 +1,7 @@
 //! Decisions on their way from identity to delivery, with the state changes that make the log the state.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use inflection_domain::{
     Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, UserId, WorkspaceId,
@@ -10,6 +12,8 @@ use crate::events::workspace;
 use crate::fields::{Fields, put_bytes, put_message, put_number};
 use crate::{DecodeError, enums, key, pb};
 
+/// Memory that a thread keeps for writing messages, in bytes.
+const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Field of the decisions.
 const DECISIONS: u32 = 3;
 /// Field of the changes of state.
@@ -69,22 +73,31 @@ impl WorkspaceTotals {
 }
 
 impl DecisionBatch {
-    /// Writes the bus message.
+    /// Writes the bus message, of exactly its size: it is kept for readers.
     #[must_use]
     pub fn encode(self) -> Bytes {
-        let mut out = Vec::with_capacity(self.decisions.iter().map(|decided| decided.body.len() + 320).sum());
-        put_number(&mut out, 1, self.consumed_through);
-        put_number(&mut out, 2, self.received_at.as_ms().cast_unsigned());
+        // Where it grows is used again: it is large, and fresh memory costs more than the copy.
+        thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            self.write(scratch);
+            let message = Bytes::copy_from_slice(scratch);
+            scratch.shrink_to(SCRATCH_BYTES_MAX);
+            message
+        })
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        put_number(out, 1, self.consumed_through);
+        put_number(out, 2, self.received_at.as_ms().cast_unsigned());
         for decided in &self.decisions {
-            put_message(&mut out, DECISIONS, |out| encode_decided(decided, out));
+            put_message(out, DECISIONS, |out| encode_decided(decided, out));
         }
-        put_bytes(&mut out, CHANGES, &encode_changes(self.changes).encode_to_vec());
+        put_bytes(out, CHANGES, &encode_changes(self.changes).encode_to_vec());
         for totals in &self.totals {
-            put_message(&mut out, 5, |out| encode_totals(totals).encode_raw(out));
+            put_message(out, 5, |out| encode_totals(totals).encode_raw(out));
         }
-        put_number(&mut out, 6, u64::from(self.consumed_events));
-        // Messages are kept for readers: without the room that was too much.
-        Bytes::copy_from_slice(&out)
+        put_number(out, 6, u64::from(self.consumed_events));
     }
 
     /// Reads a bus message. Bodies are shared with `message`, not copied.

@@ -113,6 +113,8 @@ pub(super) struct Committer {
     _lock: File,
     shared: Arc<Shared>,
     waiting: mpsc::Receiver<Request>,
+    /// The buffer of the last round, for the next.
+    spare: Vec<u8>,
 }
 
 impl Committer {
@@ -123,7 +125,7 @@ impl Committer {
         shared: Arc<Shared>,
         waiting: mpsc::Receiver<Request>,
     ) -> Self {
-        Self { config, active, _lock: lock, shared, waiting }
+        Self { config, active, _lock: lock, shared, waiting, spare: Vec::new() }
     }
 
     /// Runs until the store is closed or all handles to it are gone.
@@ -136,14 +138,16 @@ impl Committer {
 
     fn serve(&mut self) {
         while let Some(first) = self.waiting.blocking_recv() {
-            let mut round = Round::default();
+            let mut round = Round { bytes: std::mem::take(&mut self.spare), ..Round::default() };
             self.take(first, &mut round);
             while round.bytes.len() < ROUND_BYTES_MAX && round.close.is_none() {
                 let Ok(next) = self.waiting.try_recv() else { break };
                 self.take(next, &mut round);
             }
             let close = round.close.take();
-            self.commit(round);
+            if !round.taken.is_empty() {
+                self.commit(round);
+            }
             if let Some(reply) = close {
                 self.waiting.close();
                 let _caller_left = reply.send(());
@@ -225,12 +229,12 @@ impl Committer {
 
     /// Writes a round, syncs, applies it and answers. When there is no room, what makes room or is small (purges and
     /// records) is tried again without the appends.
-    fn commit(&mut self, round: Round) {
-        if round.taken.is_empty() {
-            return;
-        }
+    fn commit(&mut self, mut round: Round) {
         let appends = round.taken.iter().any(|taken| matches!(taken, Taken::Append { .. }));
-        match self.write(&round.bytes, if appends { RESERVE_BYTES } else { 0 }) {
+        let written = self.write(&round.bytes, if appends { RESERVE_BYTES } else { 0 });
+        round.bytes.clear();
+        self.spare = round.bytes;
+        match written {
             Ok(start) => self.apply(round.taken, start),
             Err(WriteFailure::Full(why)) => {
                 let mut rest = Round::default();
