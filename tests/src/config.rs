@@ -93,6 +93,8 @@ pub struct Workspace {
     pub engagement: Engagement,
     /// Its SendGrid webhook, if any.
     pub sendgrid: Option<Webhook>,
+    /// Tables of further webhooks, as they stand in the file.
+    pub webhooks: Vec<String>,
 }
 
 impl Workspace {
@@ -104,6 +106,7 @@ impl Workspace {
             connections: vec![Connection::new(&format!("{id}-prod"), &format!("wk{id:0>8}7Qm2Zt9LxVb4RkPw3Ns6"))],
             engagement: Engagement::default(),
             sendgrid: None,
+            webhooks: Vec::new(),
         }
     }
 
@@ -157,6 +160,10 @@ fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<Strin
         lines.push("provider = \"sendgrid\"".to_owned());
         lines.push(format!("token = {:?}", webhook.token));
         lines.push(format!("secrets = [{}]", secrets.join(", ")));
+    }
+    for webhook in &workspace.webhooks {
+        lines.push("[[workspaces.webhooks]]".to_owned());
+        lines.push(webhook.clone());
     }
     lines.push(String::new());
 }

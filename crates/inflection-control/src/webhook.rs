@@ -9,6 +9,8 @@ use crate::Secret;
 /// fixtures and a page in `docs/sources` make a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Provider {
+    /// Amazon SES, through SNS.
+    Ses,
     /// Twilio SendGrid, Event Webhook.
     Sendgrid,
     /// Mailgun.
@@ -38,6 +40,9 @@ pub enum Provider {
 pub enum Guard {
     /// Every request is signed, and the secrets are keys of this form. At least one is needed.
     Signed(KeyForm),
+    /// Every request is signed under a certificate of Amazon's, which proves that some topic sent it: the topic must be one
+    /// of those that are named. Secrets are credentials for raw delivery, which is not signed.
+    Topics,
     /// Nothing is signed. The secrets are credentials that the provider is told to send; without any, the token alone
     /// protects the webhook, and must be longer.
     Credentials,
@@ -62,7 +67,8 @@ pub enum KeyForm {
 
 impl Provider {
     /// Every provider.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
+        Self::Ses,
         Self::Sendgrid,
         Self::Mailgun,
         Self::Postmark,
@@ -80,6 +86,7 @@ impl Provider {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Ses => "ses",
             Self::Sendgrid => "sendgrid",
             Self::Mailgun => "mailgun",
             Self::Postmark => "postmark",
@@ -104,6 +111,7 @@ impl Provider {
     #[must_use]
     pub fn guard(self) -> Guard {
         match self {
+            Self::Ses => Guard::Topics,
             Self::Sendgrid => Guard::Signed(KeyForm::P256PublicKey),
             Self::Mailgun | Self::Mandrill | Self::Mailersend => Guard::Signed(KeyForm::Text),
             Self::Postmark | Self::Sparkpost | Self::Brevo | Self::Mailjet => Guard::Credentials,
@@ -187,6 +195,10 @@ pub struct Webhook {
     pub fields: BTreeMap<Field, String>,
     /// What is answered to a request whose proof is wrong.
     pub on_auth_failure: AuthFailure,
+    /// SES: the topics of SNS from which messages are taken.
+    pub topic_arns: Vec<String>,
+    /// SES: certificates of SNS, PEM, for where none can be fetched; with any, none are.
+    pub certificates: Vec<Secret>,
     /// Mandrill: the address as it was typed in there, which it signs. It may have credentials in it.
     pub signed_url: Option<Secret>,
     /// Mandrill: whether `send` (handed over) counts as delivered, for accounts that have no `delivered`.
@@ -210,6 +222,8 @@ impl Webhook {
             secrets,
             fields: BTreeMap::new(),
             on_auth_failure: AuthFailure::default(),
+            topic_arns: Vec::new(),
+            certificates: Vec::new(),
             signed_url: None,
             send_is_delivered: false,
             initial_opens: false,

@@ -53,6 +53,7 @@ pub(crate) enum Code {
     RateLimited,
     Overloaded,
     StorageUnavailable,
+    UpstreamUnavailable,
     ShuttingDown,
 }
 
@@ -105,6 +106,7 @@ impl Code {
             Self::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            Self::UpstreamUnavailable => ("upstream_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::ShuttingDown => ("shutting_down", StatusCode::SERVICE_UNAVAILABLE),
         }
     }

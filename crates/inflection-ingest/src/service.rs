@@ -21,7 +21,7 @@ use crate::framing::Ambiguity;
 use crate::metrics::IngestMetrics;
 use crate::rejected::Rejected;
 use crate::senders::Senders;
-use crate::webhooks::{self, SignatureClock, Tokens};
+use crate::webhooks::{self, Amazon, SignatureClock, Tokens};
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
 
@@ -49,6 +49,7 @@ pub(crate) struct Service {
     pub(crate) signature_clock: SignatureClock,
     /// Tokens that have vouched for a webhook's content.
     pub(crate) tokens: Tokens,
+    pub(crate) amazon: Amazon,
     started: Instant,
     pub(crate) draining: AtomicBool,
     request_ids: AtomicU64,
@@ -79,6 +80,7 @@ impl Service {
             webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
             signature_clock: SignatureClock::default(),
             tokens: Tokens::default(),
+            amazon: Amazon::default(),
             draining: AtomicBool::new(false),
             request_ids: AtomicU64::new(0),
             request_seed: RandomState::new().hash_one("request ids"),

@@ -260,3 +260,41 @@ fn every_mistake_of_a_webhook_is_reported() {
     assert_eq!(lines, [3, 5, 7, 9], "{mistakes:#?}");
     assert!(!format!("{mistakes:?}").contains("CANARY"), "{mistakes:?}");
 }
+
+#[test]
+fn every_provider_says_what_it_needs() {
+    let long = "0123456789abcdef0123456789abcdef";
+    for (lines, expected) in [
+        ("provider = \"ses\"\ntopic_arns = [\"arn:aws:sns:eu-west-1:111122223333:mail\"]", None),
+        ("provider = \"ses\"", Some("topic_arns is missing")),
+        ("provider = \"ses\"\ntopic_arns = [\"mail\"]", Some("topic_arns are like")),
+        (
+            "provider = \"ses\"\ntopic_arns = [\"arn:aws:sns:eu-west-1:111122223333:mail\"]\ncertificates = [{ value = \"x\" }]",
+            Some("PEM"),
+        ),
+        ("provider = \"mailgun\"\nsecrets = [{ value = \"k\" }]", None),
+        ("provider = \"mailgun\"", Some("secrets is missing")),
+        ("provider = \"mailgun\"\nsecrets = []", Some("secrets is empty")),
+        ("provider = \"mailgun\"\nsecrets = [{ value = \"k\" }]\ntopic_arns = []", Some("a setting of ses only")),
+        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAA\" }]", None),
+        ("provider = \"svix\"\nsecrets = [{ value = \"whsec_%\" }]", Some("must be base64")),
+        ("provider = \"mandrill\"\nsecrets = [{ value = \"k\" }]\nsigned_url = \"https://a.example/\"", None),
+        ("provider = \"mandrill\"\nsecrets = [{ value = \"k\" }]", Some("signed_url is missing")),
+        ("provider = \"mandrill\"\nsecrets = [{ value = \"k\" }]\nsigned_url = \"a.example\"", Some("whole address")),
+        ("provider = \"sparkpost\"\ninitial_opens = true", None),
+        ("provider = \"brevo\"\ninitial_opens = true", Some("a setting of sparkpost only")),
+        ("provider = \"postmark\"", None),
+        ("provider = \"mailjet\"\nsecrets = [{ value = \"user:password\" }]", None),
+    ] {
+        let text = webhook(&format!("token = \"{long}\"\n{lines}"));
+        let found = parse(&text).err().map(|mistakes| format!("{mistakes:?}"));
+        match (expected, &found) {
+            (None, found) => assert_eq!(found, &None, "{lines}"),
+            (Some(expected), found) => {
+                assert!(found.as_ref().is_some_and(|found| found.contains(expected)), "{lines}: {found:?}");
+            }
+        }
+    }
+    let lone = parse(&webhook("provider = \"brevo\"\ntoken = \"0123456789abcdef\"")).unwrap_err();
+    assert!(lone[0].1.contains("at least 32"), "{lone:?}");
+}

@@ -21,6 +21,14 @@ pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener
         _ => None,
     };
     let on_auth_failure = table.parsed("on_auth_failure", "\"reject\" or \"defer\"", answers).unwrap_or_default();
+    let topic_arns = topic_arns(&table, provider);
+    let certificates = only(&table, provider, Provider::Ses, "certificates", |table, key| {
+        table.contains(key).then(|| self::secrets(table, key, opener))
+    });
+    let certificates = certificates.unwrap_or_default();
+    if certificates.iter().any(|one| !one.expose().starts_with("-----BEGIN CERTIFICATE-----")) {
+        table.wrong(table.span(), "certificates must be PEM texts of one certificate each");
+    }
     let signed_url = only(&table, provider, Provider::Mandrill, "signed_url", |table, key| table.text(key));
     if provider == Some(Provider::Mandrill) && !table.contains("signed_url") {
         table.wrong(table.span(), "signed_url is missing: mandrill signs the address that was typed in there");
@@ -42,11 +50,30 @@ pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener
     Some(Webhook {
         fields,
         on_auth_failure,
+        topic_arns,
+        certificates,
         signed_url,
         send_is_delivered,
         initial_opens,
         ..Webhook::new(provider?, Secret::new(token?.value)?, secrets)
     })
+}
+
+/// The topics of SNS that a webhook of SES listens to: without them anybody's topic could send to it.
+fn topic_arns(table: &Table<'_, '_>, provider: Option<Provider>) -> Vec<String> {
+    let texts = only(table, provider, Provider::Ses, "topic_arns", Table::texts).unwrap_or_default();
+    for text in &texts {
+        let parts: Vec<&str> = text.value.split(':').collect();
+        if !matches!(parts[..], ["arn", partition, "sns", region, account, topic] if partition.starts_with("aws")
+            && !region.is_empty() && account.len() == 12 && !topic.is_empty())
+        {
+            table.wrong(&text.span, "topic_arns are like arn:aws:sns:eu-west-1:123456789012:mail-events");
+        }
+    }
+    if provider == Some(Provider::Ses) && texts.is_empty() {
+        table.wrong(table.span(), "topic_arns is missing or empty: SNS signs for everybody, so name your topics");
+    }
+    texts.into_iter().map(|text| text.value.to_owned()).collect()
 }
 
 /// A setting that one provider has, and none of the others.
@@ -110,6 +137,7 @@ fn check_secrets(table: &Table<'_, '_>, provider: Provider, secrets: &[Secret], 
                 table.wrong(table.span(), message);
             }
         }
+        Guard::Topics => {}
         Guard::Credentials => {
             let least = Webhook::LONE_TOKEN_BYTES_MIN;
             if let Some(token) = token.filter(|token| secrets.is_empty() && token.value.len() < least) {

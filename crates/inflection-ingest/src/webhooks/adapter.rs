@@ -8,10 +8,12 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use inflection_control::{Provider, Webhook};
 use inflection_domain::{Fact, Hash128, Timestamp};
+use reqwest::Url;
 use serde_json::Value as Json;
 
+use super::certificate::Certificate;
 use super::report::Report;
-use super::{brevo, canonical, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, sparkpost};
+use super::{brevo, canonical, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, ses, sparkpost};
 use crate::answer::{Code, Refusal};
 use crate::fact::{Context, Rejection};
 
@@ -28,6 +30,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) body: &'a [u8],
     /// What time it is, to those signatures that grow old.
     pub(crate) now: Timestamp,
+    /// Certificates under which it may be signed.
+    pub(crate) certificates: &'a [Certificate],
 }
 
 impl<'a> Delivery<'a> {
@@ -48,11 +52,16 @@ pub(crate) enum Proof {
     Token(Hash128),
 }
 
+/// Finds where a request's certificate is, if it has one and may be fetched.
+pub(crate) type CertificateOf = fn(&Delivery<'_>) -> Result<Option<Url>, Refusal>;
+
 /// A provider, as functions.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     /// Headers without which a request cannot be genuine; nothing is read before they are there.
     pub(crate) headers: &'static [&'static str],
+    /// Where the certificate is under which a request claims to be signed, for providers that have certificates.
+    pub(crate) certificate: Option<CertificateOf>,
     /// Whether the request comes from the provider. It parses no more of the body than the signature needs.
     pub(crate) verify: fn(&Delivery<'_>) -> Result<Proof, Refusal>,
     /// The events of a verified body; `None` when it is none of the provider's.
@@ -64,6 +73,7 @@ pub(crate) struct Adapter {
 /// The functions of a provider.
 pub(crate) fn adapter(provider: Provider) -> &'static Adapter {
     match provider {
+        Provider::Ses => &ses::ADAPTER,
         Provider::Sendgrid => &sendgrid::ADAPTER,
         Provider::Mailgun => &mailgun::ADAPTER,
         Provider::Postmark => &postmark::ADAPTER,
@@ -86,6 +96,8 @@ pub(crate) enum Reading {
     Ignored(&'static str),
     /// It is about one of several recipients and does not say which: a fact about all of them would be invented.
     Ambiguous,
+    /// A subscription is to be confirmed by fetching this address.
+    Confirm(Url),
 }
 
 impl Reading {
@@ -124,6 +136,7 @@ impl Adapter {
                         Err(why) => parsed.reject(why, event),
                     },
                     Reading::Ignored(name) => *parsed.ignored.entry(name).or_default() += 1,
+                    Reading::Confirm(url) => parsed.confirm = Some(url),
                     Reading::Ambiguous => {
                         let message = "the event is about one of several recipients and does not say which";
                         parsed.reject(Rejection::new(Code::AmbiguousRecipient, message), event);
@@ -145,6 +158,8 @@ pub(crate) struct Parsed {
     pub(crate) rejected: Vec<Rejection>,
     /// Those events, one a line, for a person to look at.
     pub(crate) kept: Vec<u8>,
+    /// What to fetch to confirm a subscription.
+    pub(crate) confirm: Option<Url>,
 }
 
 impl Parsed {

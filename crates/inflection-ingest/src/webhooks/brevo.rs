@@ -16,7 +16,8 @@ use super::values::{at, moment, text, word};
 /// Types that are none of our events. `blocked` was never sent: no server has refused it.
 const IGNORED: [&str; 5] = ["request", "deferred", "error", "list_addition", "blocked"];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], verify: credentials, events: one_or_many, read };
+pub(crate) static ADAPTER: Adapter =
+    Adapter { headers: &[], certificate: None, verify: credentials, events: one_or_many, read };
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let name = word(event, &["event"]);

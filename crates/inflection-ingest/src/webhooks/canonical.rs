@@ -12,7 +12,7 @@ use super::report::Report;
 use super::svix::{message_id, verify};
 use super::values::{at, moment, text, word};
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], verify, events: one_or_many, read };
+pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], certificate: None, verify, events: one_or_many, read };
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let Some(kind) = word(event, &["type"]).and_then(kind_of) else { return vec![Reading::Ignored("other")] };

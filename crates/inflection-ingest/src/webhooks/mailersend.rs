@@ -26,7 +26,8 @@ const IGNORED: [&str; 5] = [
     "activity.deferred",
 ];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[SIGNATURE], verify, events: one_or_many, read };
+pub(crate) static ADAPTER: Adapter =
+    Adapter { headers: &[SIGNATURE], certificate: None, verify, events: one_or_many, read };
 
 /// An HMAC over the body. It does not grow old; repeats are known by their ids.
 fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {

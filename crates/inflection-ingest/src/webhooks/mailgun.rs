@@ -24,7 +24,7 @@ const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
 /// Types that are none of our events.
 const IGNORED: [&str; 4] = ["accepted", "rejected", "stored", "failed"];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], verify, events, read };
+pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], certificate: None, verify, events, read };
 
 /// What is signed, and the signature: all of it stands in the body.
 #[derive(Debug, Default)]

@@ -27,7 +27,7 @@ const FIELDS_MAX: usize = 16;
 /// Types that are none of our events.
 const IGNORED: [&str; 4] = ["send", "deferral", "reject", "inbound"];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[SIGNATURE], verify, events, read };
+pub(crate) static ADAPTER: Adapter = Adapter { headers: &[SIGNATURE], certificate: None, verify, events, read };
 
 /// An HMAC over the address as it was typed in at Mandrill, and all fields of the form by name. The address is configuration:
 /// behind a proxy nobody here knows what it looked like. Nothing in it grows old; repeats are known by their ids.

@@ -8,8 +8,10 @@
 //! for each.
 
 mod adapter;
+mod amazon;
 mod brevo;
 mod canonical;
+mod certificate;
 mod mailersend;
 mod mailgun;
 mod mailjet;
@@ -21,6 +23,7 @@ mod proof;
 mod report;
 mod resend;
 mod sendgrid;
+mod ses;
 mod sparkpost;
 mod svix;
 #[cfg(test)]
@@ -28,6 +31,7 @@ mod testing;
 mod values;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{EXPECT, WWW_AUTHENTICATE};
@@ -39,6 +43,8 @@ use inflection_domain::{Timestamp, WorkspaceId};
 use ring::digest::{SHA256, digest};
 
 use self::adapter::{Adapter, Delivery, Parsed, Proof, adapter, invalid};
+pub(crate) use self::amazon::Amazon;
+use self::certificate::Certificate;
 pub(crate) use self::once::Tokens;
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
@@ -77,6 +83,8 @@ impl SignatureClock {
 struct Hook {
     workspace: WorkspaceId,
     webhook: Webhook,
+    /// Certificates that the configuration gives; with any, none are fetched.
+    certificates: Vec<Certificate>,
     adapter: &'static Adapter,
 }
 
@@ -89,8 +97,16 @@ impl Webhooks {
         let hooks =
             workspaces.iter().flat_map(|workspace| workspace.webhooks.iter().map(move |hook| (workspace, hook)));
         let entry = |(workspace, webhook): (&Workspace, &Webhook)| {
-            let hook =
-                Hook { workspace: workspace.id.clone(), webhook: webhook.clone(), adapter: adapter(webhook.provider) };
+            let hook = Hook {
+                workspace: workspace.id.clone(),
+                webhook: webhook.clone(),
+                certificates: webhook
+                    .certificates
+                    .iter()
+                    .filter_map(|one| Certificate::from_pem(one.expose()))
+                    .collect(),
+                adapter: adapter(webhook.provider),
+            };
             ((webhook.provider, hash(webhook.token.expose())), hook)
         };
         Self(hooks.map(entry).collect())
@@ -162,8 +178,17 @@ impl Service {
         let in_hand = self.reserve_webhook(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
         let headers = request.headers().clone();
         let body = self.read(request.into_body(), BODY_BYTES_MAX, gzip).await?;
-        let delivery =
-            Delivery { webhook: &hook.webhook, headers: &headers, body: &body, now: self.signature_clock.now() };
+        let mut delivery = Delivery {
+            webhook: &hook.webhook,
+            headers: &headers,
+            body: &body,
+            now: self.signature_clock.now(),
+            certificates: &hook.certificates,
+        };
+        let fetched = self.certificate(hook, &delivery).await.map_err(|refusal| hook.doubt(refusal))?;
+        if let Some(certificate) = &fetched {
+            delivery.certificates = std::slice::from_ref(certificate);
+        }
         let proof = (hook.adapter.verify)(&delivery).map_err(|refusal| hook.doubt(refusal))?;
         let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), clamp_time: true };
         let Some(mut parsed) = hook.adapter.parse(&delivery, context) else {
@@ -176,6 +201,10 @@ impl Service {
         {
             return Err(hook.doubt(invalid()));
         }
+        if let Some(url) = parsed.confirm.take() {
+            self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
+            tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
+        }
         self.keep_rejected(hook, &mut parsed).await?;
         self.store(&parsed.facts, in_hand).await?;
         for (name, count) in &parsed.ignored {
@@ -183,6 +212,15 @@ impl Service {
         }
         self.metrics.accepted.with(&[("workspace", hook.workspace.as_str())]).add(parsed.facts.len() as u64);
         Ok(())
+    }
+
+    /// The certificate that a request claims to be signed under, if it must be fetched.
+    async fn certificate(&self, hook: &Hook, delivery: &Delivery<'_>) -> Result<Option<Arc<Certificate>>, Refusal> {
+        let Some(certificate) = hook.adapter.certificate.filter(|_| hook.webhook.certificates.is_empty()) else {
+            return Ok(None);
+        };
+        let Some(url) = certificate(delivery)? else { return Ok(None) };
+        self.amazon.certificate(&url).await.map(Some).map_err(|error| unreachable(&error))
     }
 
     /// Counts what could not become a fact, and keeps it.
@@ -212,6 +250,14 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Amazon does not answer us: it shall send again.
+fn unreachable(error: &amazon::FetchError) -> Refusal {
+    use std::error::Error as _;
+    let cause = error.source().map(ToString::to_string);
+    tracing::warn!(%error, cause, "a webhook of SNS needs what cannot be fetched");
+    Refusal::later(Code::UpstreamUnavailable, "what this request needs cannot be fetched now", RETRY_SECONDS)
 }
 
 /// The answer to a request that is not taken. Whatever may be better another time is 429, the one code on which every

@@ -15,7 +15,8 @@ use super::values::{at, moment, text, word};
 /// Types that are none of our events.
 const IGNORED: [&str; 4] = ["Bounce", "SubscriptionChange", "Inbound", "SMTPApiError"];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], verify: credentials, events: one_or_many, read };
+pub(crate) static ADAPTER: Adapter =
+    Adapter { headers: &[], certificate: None, verify: credentials, events: one_or_many, read };
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let name = word(event, &["RecordType"]);

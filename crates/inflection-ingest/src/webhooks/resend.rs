@@ -24,7 +24,7 @@ const IGNORED: [&str; 8] = [
     "contact.updated",
 ];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], verify, events: one_or_many, read };
+pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], certificate: None, verify, events: one_or_many, read };
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let name = word(event, &["type"]);

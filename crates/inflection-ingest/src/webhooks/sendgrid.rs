@@ -21,7 +21,8 @@ const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
 /// Types that are none of our events.
 const IGNORED: [&str; 4] = ["processed", "deferred", "dropped", "group_resubscribe"];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[SIGNATURE, TIMESTAMP], verify, events: array, read };
+pub(crate) static ADAPTER: Adapter =
+    Adapter { headers: &[SIGNATURE, TIMESTAMP], certificate: None, verify, events: array, read };
 
 /// An ECDSA signature over the bytes of the timestamp header and the body. It does not grow old: SendGrid repeats for a day,
 /// and repeats are known by their ids.

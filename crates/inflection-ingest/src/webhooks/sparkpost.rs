@@ -28,7 +28,8 @@ const IGNORED: [&str; 11] = [
     "out_of_band",
 ];
 
-pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], verify: credentials, events: array, read };
+pub(crate) static ADAPTER: Adapter =
+    Adapter { headers: &[], certificate: None, verify: credentials, events: array, read };
 
 fn read(wrapped: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let classes = ["message_event", "track_event", "gen_event", "unsubscribe_event"];

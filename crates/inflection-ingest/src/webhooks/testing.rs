@@ -38,7 +38,7 @@ pub(crate) fn verified(
     now: Timestamp,
 ) -> Result<Proof, Code> {
     let (headers, adapter) = (headers(pairs), adapter(webhook.provider));
-    let delivery = Delivery { webhook, headers: &headers, body, now };
+    let delivery = Delivery { webhook, headers: &headers, body, now, certificates: &[] };
     adapter.require_headers(&headers).and_then(|()| (adapter.verify)(&delivery)).map_err(|refusal| refusal.code)
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn every_bit_counts(webhook: &Webhook, pairs: &[(&'static str, &str)]
 /// A verified request, read.
 pub(crate) fn parsed(webhook: &Webhook, pairs: &[(&'static str, &str)], body: &[u8]) -> Option<Parsed> {
     let headers = headers(pairs);
-    parse(adapter(webhook.provider), &Delivery { webhook, headers: &headers, body, now: at(NOW) })
+    parse(adapter(webhook.provider), &Delivery { webhook, headers: &headers, body, now: at(NOW), certificates: &[] })
 }
 
 fn parse(adapter: &Adapter, delivery: &Delivery<'_>) -> Option<Parsed> {
@@ -150,7 +150,8 @@ fn read_day<'r>(provider: Provider, requests: impl Iterator<Item = &'r str>) -> 
             }
             body = inner.as_str().map_or_else(|| inner.to_string(), str::to_owned);
         }
-        let delivery = Delivery { webhook: &webhook, headers: &headers, body: body.as_bytes(), now: at(NOW) };
+        let delivery =
+            Delivery { webhook: &webhook, headers: &headers, body: body.as_bytes(), now: at(NOW), certificates: &[] };
         let parsed = parse(adapter(provider), &delivery).unwrap_or_else(|| panic!("cannot be read: {request}"));
         for (name, count) in parsed.ignored {
             *counts.entry(format!("ignored {name}")).or_default() += count;
