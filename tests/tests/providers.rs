@@ -47,6 +47,7 @@ fn tables() -> Vec<String> {
         ),
         table("mailersend", "secrets = [{ value = \"mailersend-key\" }]"),
         table("brevo", "fields = { campaign_run_id = \"run\" }"),
+        table("cloudevents", "secrets = [{ value = \"bearer-key\" }]\nallowed_origins = [\"mailer.example\"]"),
         table("ses", &format!("topic_arns = [{TOPIC:?}]\ncertificates = [{{ value = {CERTIFICATE:?} }}]")),
     ]
 }
@@ -140,6 +141,18 @@ fn brevo() -> Request {
     post("brevo", body.to_string())
 }
 
+fn cloudevents() -> Request {
+    let mut data = custom("cloudevents");
+    data.as_object_mut().expect("an object").insert("email".to_owned(), address("cloudevents").into());
+    post("cloudevents", data.to_string())
+        .bearer("bearer-key")
+        .header("ce-specversion", "1.0")
+        .header("ce-id", "1")
+        .header("ce-source", "/mailer")
+        .header("ce-type", "email.delivered")
+        .header("ce-time", "2026-11-23T08:00:02Z")
+}
+
 fn ses() -> Request {
     let tags: Value = custom("ses")
         .as_object()
@@ -175,6 +188,7 @@ fn all() -> Vec<(&'static str, Request)> {
         ("mailersend", mailersend()),
         ("brevo", brevo()),
         ("ses", ses()),
+        ("cloudevents", cloudevents()),
     ]
 }
 
@@ -230,8 +244,9 @@ impl Desk {
 }
 
 /// What comes of all requests.
-const ARRIVALS: [&str; 9] = [
+const ARRIVALS: [&str; 10] = [
     "brevo Email Unsubscribed",
+    "cloudevents Email Delivered",
     "mailersend Email Reported as Spam",
     "mailgun Email Delivered",
     "mandrill Email Bounced hard",
@@ -297,6 +312,22 @@ fn what_they_have_not_signed_is_refused() {
         "resend Link Clicked https://shop.example/a",
         "resend Unique Link Click https://shop.example/a",
     ]);
+}
+
+#[test]
+fn a_sender_of_cloudevents_asks_first() {
+    let desk = Desk::open();
+    let asks = |token: &str, origin: &str| {
+        let path = format!("/v1/webhooks/cloudevents/{token}cloudevents");
+        let answer = desk.send(&Request::new("OPTIONS", &path).header("WebHook-Request-Origin", origin));
+        assert_eq!((answer.status, answer.header("allow")), (200, Some("POST")));
+        answer.header("webhook-allowed-origin").map(str::to_owned)
+    };
+    assert_eq!(asks(TOKEN, "mailer.example").as_deref(), Some("mailer.example"));
+    assert_eq!(asks(TOKEN, "stranger.example"), None);
+    assert_eq!(asks("unknown", "mailer.example"), None);
+    assert_eq!(desk.send(&cloudevents().with("Content-Type", "text/plain")).status, 415);
+    desk.finish(&[]);
 }
 
 #[test]

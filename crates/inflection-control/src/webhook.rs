@@ -33,6 +33,8 @@ pub enum Provider {
     Mailjet,
     /// MailerSend.
     Mailersend,
+    /// Any sender of its own events as CloudEvents 1.0.
+    Cloudevents,
 }
 
 /// What proves that a request comes from a provider.
@@ -67,7 +69,7 @@ pub enum KeyForm {
 
 impl Provider {
     /// Every provider.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Ses,
         Self::Sendgrid,
         Self::Mailgun,
@@ -80,6 +82,7 @@ impl Provider {
         Self::Brevo,
         Self::Mailjet,
         Self::Mailersend,
+        Self::Cloudevents,
     ];
 
     /// The name in the path, in the configuration and in `provider` of a fact.
@@ -98,6 +101,7 @@ impl Provider {
             Self::Brevo => "brevo",
             Self::Mailjet => "mailjet",
             Self::Mailersend => "mailersend",
+            Self::Cloudevents => "cloudevents",
         }
     }
 
@@ -114,7 +118,7 @@ impl Provider {
             Self::Ses => Guard::Topics,
             Self::Sendgrid => Guard::Signed(KeyForm::P256PublicKey),
             Self::Mailgun | Self::Mandrill | Self::Mailersend => Guard::Signed(KeyForm::Text),
-            Self::Postmark | Self::Sparkpost | Self::Brevo | Self::Mailjet => Guard::Credentials,
+            Self::Postmark | Self::Sparkpost | Self::Brevo | Self::Mailjet | Self::Cloudevents => Guard::Credentials,
             Self::Resend | Self::Svix | Self::StandardWebhooks => Guard::Signed(KeyForm::Base64),
         }
     }
@@ -199,6 +203,8 @@ pub struct Webhook {
     pub topic_arns: Vec<String>,
     /// SES: certificates of SNS, PEM, for where none can be fetched; with any, none are.
     pub certificates: Vec<Secret>,
+    /// CloudEvents: origins that are told, when they ask, that they may send.
+    pub allowed_origins: Vec<String>,
     /// Mandrill: the address as it was typed in there, which it signs. It may have credentials in it.
     pub signed_url: Option<Secret>,
     /// Mandrill: whether `send` (handed over) counts as delivered, for accounts that have no `delivered`.
@@ -224,6 +230,7 @@ impl Webhook {
             on_auth_failure: AuthFailure::default(),
             topic_arns: Vec::new(),
             certificates: Vec::new(),
+            allowed_origins: Vec::new(),
             signed_url: None,
             send_is_delivered: false,
             initial_opens: false,

@@ -29,6 +29,8 @@ pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener
     if certificates.iter().any(|one| !one.expose().starts_with("-----BEGIN CERTIFICATE-----")) {
         table.wrong(table.span(), "certificates must be PEM texts of one certificate each");
     }
+    let origins = only(&table, provider, Provider::Cloudevents, "allowed_origins", Table::texts).unwrap_or_default();
+    let allowed_origins = origins.into_iter().map(|origin| origin.value.to_owned()).collect();
     let signed_url = only(&table, provider, Provider::Mandrill, "signed_url", |table, key| table.text(key));
     if provider == Some(Provider::Mandrill) && !table.contains("signed_url") {
         table.wrong(table.span(), "signed_url is missing: mandrill signs the address that was typed in there");
@@ -52,6 +54,7 @@ pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener
         on_auth_failure,
         topic_arns,
         certificates,
+        allowed_origins,
         signed_url,
         send_is_delivered,
         initial_opens,

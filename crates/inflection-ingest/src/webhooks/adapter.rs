@@ -13,7 +13,9 @@ use serde_json::Value as Json;
 
 use super::certificate::Certificate;
 use super::report::Report;
-use super::{brevo, canonical, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, ses, sparkpost};
+use super::{
+    brevo, canonical, cloudevents, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, ses, sparkpost,
+};
 use crate::answer::{Code, Refusal};
 use crate::fact::{Context, Rejection};
 
@@ -84,6 +86,7 @@ pub(crate) fn adapter(provider: Provider) -> &'static Adapter {
         Provider::Brevo => &brevo::ADAPTER,
         Provider::Mailjet => &mailjet::ADAPTER,
         Provider::Mailersend => &mailersend::ADAPTER,
+        Provider::Cloudevents => &cloudevents::ADAPTER,
     }
 }
 
@@ -96,6 +99,8 @@ pub(crate) enum Reading {
     Ignored(&'static str),
     /// It is about one of several recipients and does not say which: a fact about all of them would be invented.
     Ambiguous,
+    /// It is not what the provider's own rules ask for.
+    Malformed(&'static str),
     /// A subscription is to be confirmed by fetching this address.
     Confirm(Url),
 }
@@ -136,6 +141,9 @@ impl Adapter {
                         Err(why) => parsed.reject(why, event),
                     },
                     Reading::Ignored(name) => *parsed.ignored.entry(name).or_default() += 1,
+                    Reading::Malformed(message) => {
+                        parsed.reject(Rejection::new(Code::MissingField, message), event);
+                    }
                     Reading::Confirm(url) => parsed.confirm = Some(url),
                     Reading::Ambiguous => {
                         let message = "the event is about one of several recipients and does not say which";

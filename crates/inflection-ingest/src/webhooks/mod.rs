@@ -12,6 +12,7 @@ mod amazon;
 mod brevo;
 mod canonical;
 mod certificate;
+mod cloudevents;
 mod mailersend;
 mod mailgun;
 mod mailjet;
@@ -34,7 +35,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::header::{EXPECT, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, EXPECT, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use inflection_bus::Log;
@@ -144,6 +145,9 @@ impl Service {
         if request.method() == Method::GET || request.method() == Method::HEAD {
             return Response::new(Body::empty());
         }
+        if request.method() == Method::OPTIONS {
+            return self.handshake(&request, provider, token);
+        }
         if request.method() != Method::POST {
             return Refusal::new(Code::MethodNotAllowed, "webhooks are posted").answer(id, None);
         }
@@ -154,6 +158,22 @@ impl Service {
                 refused(&refusal, id)
             }
         }
+    }
+
+    /// The handshake of CloudEvents' webhooks: a sender asks whether it may send, and is told so if its origin is known.
+    fn handshake(&self, request: &Request<Body>, provider: &str, token: &str) -> Response<Body> {
+        let mut answer = Response::new(Body::empty());
+        let senders = self.senders();
+        let hook = Provider::from_name(provider).and_then(|provider| senders.webhooks.find(provider, token));
+        let origin = request.headers().get("webhook-request-origin");
+        if let (Some(hook), Some(origin)) = (hook, origin)
+            && hook.webhook.allowed_origins.iter().any(|known| known.as_bytes() == origin.as_bytes())
+        {
+            answer.headers_mut().insert("webhook-allowed-origin", origin.clone());
+            answer.headers_mut().insert("webhook-allowed-rate", HeaderValue::from_static("*"));
+        }
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        answer
     }
 
     async fn take_webhook(&self, request: Request<Body>, provider: &str, token: &str) -> Result<(), Refusal> {
