@@ -95,6 +95,8 @@ pub struct Workspace {
     pub sendgrid: Option<Webhook>,
     /// Further lines of its table, as they stand in the file.
     pub lines: Vec<String>,
+    /// Tables of further webhooks, as they stand in the file.
+    pub webhooks: Vec<String>,
 }
 
 impl Workspace {
@@ -107,6 +109,7 @@ impl Workspace {
             engagement: Engagement::default(),
             sendgrid: None,
             lines: Vec::new(),
+            webhooks: Vec::new(),
         }
     }
 
@@ -161,6 +164,10 @@ fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<Strin
         lines.push("provider = \"sendgrid\"".to_owned());
         lines.push(format!("token = {:?}", webhook.token));
         lines.push(format!("secrets = [{}]", secrets.join(", ")));
+    }
+    for webhook in &workspace.webhooks {
+        lines.push("[[workspaces.webhooks]]".to_owned());
+        lines.push(webhook.clone());
     }
     lines.push(String::new());
 }

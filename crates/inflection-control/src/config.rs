@@ -2,6 +2,7 @@
 
 mod read;
 mod secrets;
+mod webhooks;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 use self::read::Context;
 use self::secrets::Master;
 use crate::document::{Mistakes, Table};
-use crate::{MasterKey, Secret};
+use crate::{MasterKey, Secret, Webhook};
 
 /// Everything that is configured.
 #[derive(Debug, Clone, Default)]
@@ -166,17 +167,6 @@ pub enum EmailPolicy {
     Sha256,
     /// Nothing.
     Omit,
-}
-
-/// An email service provider's webhook.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Webhook {
-    /// The provider's name in the path.
-    pub provider: String,
-    /// The unguessable part of the path.
-    pub token: Secret,
-    /// Signing secrets or public keys, newest first.
-    pub secrets: Vec<Secret>,
 }
 
 /// What the command line says about how a file may be read.

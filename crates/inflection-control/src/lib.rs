@@ -11,13 +11,15 @@ mod keys;
 mod rate;
 mod sealed;
 mod secret;
+mod webhook;
 
 pub use config::{
     BusSettings, Config, ConfigError, Connection, EmailPolicy, InstallationSettings, Mistake, Naming, Options,
-    Uniqueness, Webhook, Workspace,
+    Uniqueness, Workspace,
 };
 pub use directory::{Directory, DirectoryWriter};
 pub use keys::IngestKeys;
 pub use rate::RateBudget;
 pub use sealed::{Binding, MasterKey, SealError};
 pub use secret::Secret;
+pub use webhook::{AuthFailure, Field, Guard, KeyForm, P256_SPKI_PREFIX, Provider, Webhook};

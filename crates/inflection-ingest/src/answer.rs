@@ -48,9 +48,12 @@ pub(crate) enum Code {
     IdConflict,
     SignatureMissing,
     SignatureInvalid,
+    SignatureStale,
+    AmbiguousRecipient,
     RateLimited,
     Overloaded,
     StorageUnavailable,
+    UpstreamUnavailable,
     ShuttingDown,
 }
 
@@ -98,9 +101,12 @@ impl Code {
             Self::IdConflict => ("id_conflict", StatusCode::CONFLICT),
             Self::SignatureMissing => ("signature_missing", StatusCode::UNAUTHORIZED),
             Self::SignatureInvalid => ("signature_invalid", StatusCode::UNAUTHORIZED),
+            Self::SignatureStale => ("signature_stale", StatusCode::UNAUTHORIZED),
+            Self::AmbiguousRecipient => ("ambiguous_recipient", StatusCode::UNPROCESSABLE_ENTITY),
             Self::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE),
             Self::StorageUnavailable => ("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            Self::UpstreamUnavailable => ("upstream_unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::ShuttingDown => ("shutting_down", StatusCode::SERVICE_UNAVAILABLE),
         }
     }

@@ -3,7 +3,7 @@
 //! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
 //! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
 //! `framing` its guard against ambiguous requests, `senders` who may send,
-//! `webhook` and `sendgrid` the door for email service providers, `segment` the door for Segment's own SDKs.
+//! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
 //!
 //! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
 
@@ -20,12 +20,12 @@ mod rejected;
 mod request;
 mod segment;
 mod senders;
-mod sendgrid;
 mod server;
 mod service;
-mod webhook;
+mod webhooks;
 mod writer;
 
 pub use metrics::IngestMetrics;
 pub use rejected::REJECTED_RECORDS;
 pub use server::{IngestConfig, IngestError, run};
+pub use webhooks::SignatureClock;

@@ -9,7 +9,7 @@ pub struct IngestMetrics {
     pub(crate) accepted: CounterFamily,
     /// Events and whole requests refused, by code.
     pub(crate) rejected: CounterFamily,
-    /// Provider events that are none of ours, by provider.
+    /// Provider events that are none of ours, by provider and type.
     pub(crate) unmapped: CounterFamily,
     /// Bus messages written.
     pub(crate) messages: Counter,

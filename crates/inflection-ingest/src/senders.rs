@@ -8,7 +8,7 @@ use inflection_control::{IngestKeys, RateBudget, Workspace};
 use inflection_domain::WorkspaceId;
 
 use crate::answer::{Code, Refusal};
-use crate::webhook::Webhooks;
+use crate::webhooks::Webhooks;
 
 /// One state of the configuration; it is replaced as a whole when the configuration changes.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::framing::Guarded;
 use crate::metrics::IngestMetrics;
 use crate::service::Service;
+use crate::webhooks::SignatureClock;
 use crate::writer::Writers;
 
 /// How long a request head may take; also how long a connection may idle.
@@ -43,6 +44,8 @@ pub struct IngestConfig {
     pub directory: Directory,
     /// The installation's identity.
     pub installation: Installation,
+    /// What time it is to signatures that grow old.
+    pub signature_clock: SignatureClock,
 }
 
 /// Why ingest stopped.
@@ -67,8 +70,9 @@ pub async fn run(
     let (counted, mut directory) = (CancellationToken::new(), config.directory);
     let partitions = config.installation.partitions;
     let writers = Writers::start(&bus, partitions, &metrics, &writing)?;
-    let service =
-        Arc::new(Service::new(bus, &directory.current(), config.installation.key, partitions, writers, metrics));
+    let mut service = Service::new(bus, &directory.current(), config.installation.key, partitions, writers, metrics);
+    service.signature_clock = config.signature_clock;
+    let service = Arc::new(service);
     counting.spawn(service.rejected.clone().keep(service.bus.clone(), counted.clone()));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

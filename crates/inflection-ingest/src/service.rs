@@ -22,6 +22,7 @@ use crate::metrics::IngestMetrics;
 use crate::rejected::Rejected;
 use crate::segment::Endpoint;
 use crate::senders::Senders;
+use crate::webhooks::{self, Amazon, SignatureClock, Tokens};
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
 
@@ -46,6 +47,10 @@ pub(crate) struct Service {
     writers: Writers,
     in_hand: Arc<Semaphore>,
     webhooks_in_hand: Arc<Semaphore>,
+    pub(crate) signature_clock: SignatureClock,
+    /// Tokens that have vouched for a webhook's content.
+    pub(crate) tokens: Tokens,
+    pub(crate) amazon: Amazon,
     started: Instant,
     pub(crate) draining: AtomicBool,
     request_ids: AtomicU64,
@@ -74,6 +79,9 @@ impl Service {
             started,
             in_hand: Arc::new(Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
             webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
+            signature_clock: SignatureClock::default(),
+            tokens: Tokens::default(),
+            amazon: Amazon::default(),
             draining: AtomicBool::new(false),
             request_ids: AtomicU64::new(0),
             request_seed: RandomState::new().hash_one("request ids"),
@@ -102,10 +110,12 @@ impl Service {
         if let Err(refusal) = request::check_head(request.headers(), ambiguity) {
             return refuse(refusal);
         }
-        if self.draining.load(Ordering::Relaxed) {
-            return refuse(Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS));
-        }
         let path = request.uri().path().to_owned();
+        if self.draining.load(Ordering::Relaxed) {
+            let leaving = Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS);
+            let is_webhook = path.starts_with("/v1/webhooks/");
+            return if is_webhook { webhooks::refused(&leaving, &id) } else { refuse(leaving) };
+        }
         if path == "/v1/events" {
             if request.method() != Method::POST {
                 return refuse(Refusal::new(Code::MethodNotAllowed, "events are posted"));

@@ -28,7 +28,7 @@ pub(crate) enum Command {
     /// Runs ingest, identity and delivery in one process on the embedded bus.
     Standalone(StandaloneArgs),
     /// Runs the ingest stage on NATS.
-    Ingest(StageArgs),
+    Ingest(IngestArgs),
     /// Runs the identity stage on NATS.
     Identity(StageArgs),
     /// Runs the delivery stage on NATS.
@@ -147,6 +147,8 @@ pub(crate) struct StandaloneArgs {
     /// Partitions of a new install; an existing one keeps its own.
     #[arg(long, env = "INFLECTION_PARTITIONS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) partitions: u16,
+    #[command(flatten)]
+    pub(crate) clock: TestClockArgs,
 }
 
 /// How to reach NATS.
@@ -164,6 +166,27 @@ pub(crate) struct NatsArgs {
     /// Uses a bus below the durability policy (one replica, background sync), and says so loudly.
     #[arg(long, env = "INFLECTION_ALLOW_DEGRADED", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     pub(crate) allow_degraded: bool,
+}
+
+/// What time it is to signatures of webhooks. For tests only.
+#[derive(Debug, Args, Default)]
+pub(crate) struct TestClockArgs {
+    /// Lets INFLECTION_TEST_NOW_UNIX stop the clock that signatures of webhooks are judged by, so that requests signed long
+    /// ago are good. For tests.
+    #[arg(long, env = "INFLECTION_ALLOW_TEST_CLOCK", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
+    pub(crate) allow_test_clock: bool,
+    /// Seconds since 1970; without --allow-test-clock it has no effect.
+    #[arg(long, env = "INFLECTION_TEST_NOW_UNIX", hide = true)]
+    pub(crate) test_now_unix: Option<i64>,
+}
+
+/// What `ingest` is told.
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    #[command(flatten)]
+    pub(crate) stage: StageArgs,
+    #[command(flatten)]
+    pub(crate) clock: TestClockArgs,
 }
 
 /// What a stage is told.

@@ -16,7 +16,7 @@ mod standalone;
 
 use std::io::Write as _;
 
-use crate::cli::Command;
+use crate::cli::{Command, TestClockArgs};
 use crate::{End, Failure};
 
 /// Runs a command.
@@ -24,9 +24,9 @@ pub(crate) async fn run(command: Command) -> Result<End, Failure> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::Standalone(args) => standalone::run(args).await,
-        Command::Ingest(args) => stage::run(args, stage::Stage::Ingest).await,
-        Command::Identity(args) => stage::run(args, stage::Stage::Identity).await,
-        Command::Delivery(args) => stage::run(args, stage::Stage::Delivery).await,
+        Command::Ingest(args) => stage::run(args.stage, &args.clock, stage::Stage::Ingest).await,
+        Command::Identity(args) => stage::run(args, &TestClockArgs::default(), stage::Stage::Identity).await,
+        Command::Delivery(args) => stage::run(args, &TestClockArgs::default(), stage::Stage::Delivery).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::DeadLetters(args) => dead_letters::run(args).await,

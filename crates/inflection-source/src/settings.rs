@@ -5,12 +5,13 @@ use std::time::Duration;
 use inflection_bus::NatsConfig;
 use inflection_control::{Config, Connection, Options, Secret, Workspace};
 use inflection_delivery::Limits;
-use inflection_domain::{ConnectionId, Policy, WorkspaceId};
+use inflection_domain::{ConnectionId, Policy, Timestamp, WorkspaceId};
+use inflection_ingest::SignatureClock;
 use inflection_ownership::WorkerId;
 use inflection_segment::{Endpoint, Region};
 
 use crate::Failure;
-use crate::cli::{ConfigFileArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs};
+use crate::cli::{ConfigFileArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs, TestClockArgs};
 
 /// Name of the workspace and connection that flags make.
 const DEFAULT_NAME: &str = "default";
@@ -153,4 +154,11 @@ pub(crate) fn sending(args: &SendingArgs) -> Sending {
         ..Limits::default()
     };
     Sending { limits, park_after: Duration::from_secs(args.park_after_seconds) }
+}
+
+/// What time it is to signatures: a test's, if it is given and allowed.
+pub(crate) fn signature_clock(args: &TestClockArgs) -> SignatureClock {
+    let Some(seconds) = args.test_now_unix.filter(|_| args.allow_test_clock) else { return SignatureClock::System };
+    tracing::warn!(seconds, "the clock that signatures of webhooks are judged by stands still; this is for tests only");
+    SignatureClock::Fixed(Timestamp::from_ms(seconds.saturating_mul(1000)))
 }

@@ -9,7 +9,7 @@ use inflection_control::{Config, Secret};
 use inflection_delivery::{DeliveryConfig, DeliveryMetrics};
 use inflection_domain::PartitionCount;
 use inflection_identity::{IdentityConfig, IdentityMetrics};
-use inflection_ingest::{IngestConfig, IngestMetrics};
+use inflection_ingest::{IngestConfig, IngestMetrics, SignatureClock};
 use inflection_ownership::{Identity, Shares, WorkerId, join};
 use inflection_telemetry::Registry;
 use inflection_wire::Installation;
@@ -32,8 +32,8 @@ const LEDGER_EVERY: Duration = Duration::from_secs(10);
 /// Which stages a process runs.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
-    /// Ingest, on this listener.
-    pub(crate) ingest: Option<TcpListener>,
+    /// Ingest, on this listener, judging signatures by this clock.
+    pub(crate) ingest: Option<(TcpListener, SignatureClock)>,
     /// Identity, with a snapshot of a partition after so many bytes of its decisions.
     pub(crate) identity: Option<u64>,
     /// Delivery, sending like this.
@@ -112,9 +112,10 @@ impl Stages {
             };
             running.push((name, stop, tasks.spawn(watched)));
         };
-        if let Some(listener) = wanted.ingest.take() {
+        if let Some((listener, signature_clock)) = wanted.ingest.take() {
             let stop = CancellationToken::new();
-            let config = IngestConfig { listener, directory: directory.clone(), installation: installation.clone() };
+            let (directory, installation) = (directory.clone(), installation.clone());
+            let config = IngestConfig { listener, directory, installation, signature_clock };
             let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }

@@ -10,12 +10,11 @@ use inflection_domain::{
 use inflection_segment::{Endpoint, Region};
 
 use super::secrets::{Master, Opener, hex_key, required_secret, secrets};
-use super::{
-    BusSettings, Connection, EmailPolicy, InstallationSettings, Naming, Options, Uniqueness, Webhook, Workspace,
-};
+use super::webhooks::webhook;
+use super::{BusSettings, Connection, EmailPolicy, InstallationSettings, Naming, Options, Uniqueness, Workspace};
+use crate::Binding;
 use crate::document::Table;
 use crate::secret::key_bytes;
-use crate::{Binding, Secret};
 
 /// Longest time that a call may wait for an outage to end: a year.
 const EXPIRE_SECONDS_MAX: u64 = 31_536_000;
@@ -214,27 +213,4 @@ fn calls(table: &Table<'_, '_>) -> Option<HashSet<CallKind>> {
         }
     }
     Some(calls)
-}
-
-fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener: &Opener<'_>) -> Option<Webhook> {
-    let provider = table.required_text("provider");
-    if let Some(provider) = provider.as_ref().filter(|provider| provider.value != "sendgrid") {
-        table.wrong(&provider.span, format!("provider {:?} is unknown; known: sendgrid", provider.value));
-    }
-    let token = table.required_text("token");
-    let token = token.and_then(|text| {
-        let plain = text.value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if text.value.len() < 16 || !plain {
-            table.wrong(&text.span, "token must be at least 16 letters, digits, '-' or '_', and hard to guess");
-        } else if !tokens.insert(text.value.to_owned()) {
-            table.wrong(&text.span, "token is used by another webhook");
-        }
-        Secret::new(text.value)
-    });
-    let secrets = secrets(&table, "secrets", opener);
-    if secrets.is_empty() {
-        table.wrong(table.span(), "secrets is missing or empty: without it anybody could send events");
-    }
-    table.finish();
-    Some(Webhook { provider: provider?.value.to_owned(), token: token?, secrets })
 }

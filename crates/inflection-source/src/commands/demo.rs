@@ -10,12 +10,13 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use inflection_bus::{Bus, EmbeddedConfig};
 use inflection_domain::PartitionCount;
+use inflection_ingest::SignatureClock;
 use inflection_sandbox::{Fault, FaultRule, Faults, Sandbox, SandboxConfig};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::{ConfigFileArgs, DemoArgs, FoldingArgs, ListenArgs, SendingArgs, StandaloneArgs};
+use crate::cli::{ConfigFileArgs, DemoArgs, FoldingArgs, ListenArgs, SendingArgs, StandaloneArgs, TestClockArgs};
 use crate::commands::{bind, say};
 use crate::ledger::{Bookkeeper, Ledger};
 use crate::reload::Read;
@@ -55,7 +56,8 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let (sending, identity) = (settings::sending(&flags.sending), Some(flags.folding.snapshot_every_bytes));
     let read = Read::new(move || settings::standalone(&flags));
     let setup = Setup { bus, config, read, installation, admin_listener, admin_key: None };
-    let wanted = Wanted { ingest: Some(listener), identity, delivery: Some(sending), worker: None };
+    let wanted =
+        Wanted { ingest: Some((listener, SignatureClock::System)), identity, delivery: Some(sending), worker: None };
     let stages = Stages::start(setup, wanted).await?;
 
     say(&format!(
@@ -101,6 +103,7 @@ fn standalone_args(data_dir: &std::path::Path, sandbox: SocketAddr) -> Standalon
         sending: SendingArgs { linger_ms: 100, in_flight_max: 8, park_after_seconds: 60 },
         folding: FoldingArgs { snapshot_every_bytes: FoldingArgs::SNAPSHOT_EVERY_BYTES },
         partitions: 16,
+        clock: TestClockArgs::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use inflection_bus::{Bus, NatsConfig, OpenError};
 use inflection_control::Secret;
 
-use crate::cli::StageArgs;
+use crate::cli::{StageArgs, TestClockArgs};
 use crate::commands::{bind, provision};
 use crate::reload::Read;
 use crate::stages::{Setup, Stages, Wanted};
@@ -34,7 +34,8 @@ impl Stage {
     }
 }
 
-pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
+/// Runs one stage; the clock is for ingest, which judges signatures.
+pub(crate) async fn run(args: StageArgs, clock: &TestClockArgs, stage: Stage) -> Result<End, Failure> {
     let config = settings::file(&args.file)?;
     if let Some(mistake) = settings::admin_mistake(&args.listen) {
         return Err(Failure::Usage(mistake));
@@ -45,7 +46,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let nats = settings::nats(&args.nats, &config, stage.name())?;
     let admin_listener = bind("--admin-listen", args.listen.admin_listen).await?;
     let ingest = match stage {
-        Stage::Ingest => Some(bind("--listen", args.listen.listen).await?),
+        Stage::Ingest => Some((bind("--listen", args.listen.listen).await?, settings::signature_clock(clock))),
         Stage::Identity | Stage::Delivery => None,
     };
     let bus = connect(nats).await?;

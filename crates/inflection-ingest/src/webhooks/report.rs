@@ -1,0 +1,167 @@
+//! What a provider reports of one mail, on its way to a fact.
+
+use inflection_control::{Field, Provider};
+use inflection_domain::{BounceClass, EventId, Fact, FactKind, Hash128, Timestamp};
+
+use super::metadata::Metadata;
+use crate::fact::{Context, Rejection, check};
+use crate::input::Input;
+use crate::json::Value;
+
+/// Longest reason or user agent that is kept, in bytes: providers put whole SMTP dialogues there.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// One thing that happened to one mail, in a provider's words and not yet believed.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) kind: FactKind,
+    /// The provider's id of the event, the same in every repeat; without one, its content tells events apart.
+    pub(crate) id: Option<String>,
+    pub(crate) at: Option<Timestamp>,
+    pub(crate) email: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) url: Option<String>,
+    pub(crate) user_agent: Option<String>,
+    pub(crate) ip: Option<String>,
+    /// What the provider knows of machines; `None` when it says nothing.
+    pub(crate) is_machine: Option<bool>,
+    pub(crate) bounce_class: BounceClass,
+    pub(crate) bounce_reason: Option<String>,
+    pub(crate) unsubscribe_scope: Option<String>,
+    pub(crate) metadata: Metadata,
+}
+
+impl Report {
+    pub(crate) fn new(kind: FactKind, metadata: Metadata) -> Self {
+        Self {
+            kind,
+            id: None,
+            at: None,
+            email: None,
+            message_id: None,
+            url: None,
+            user_agent: None,
+            ip: None,
+            is_machine: None,
+            bounce_class: BounceClass::default(),
+            bounce_reason: None,
+            unsubscribe_scope: None,
+            metadata,
+        }
+    }
+
+    /// Checks it like any sender's event.
+    pub(crate) fn into_fact(mut self, provider: Provider, context: Context<'_>) -> Result<Fact<'static>, Rejection> {
+        let id = self.event_id(provider);
+        let text = |value: Option<String>| value.filter(|text| !text.is_empty()).and_then(Input::text);
+        let mut own = |field: Field| text(self.metadata.take(field));
+        check(
+            Input {
+                kind: Input::text(self.kind.name()),
+                id: Input::text(id),
+                timestamp: Input::text(self.at.unwrap_or(context.now).to_string()),
+                person_id: own(Field::PersonId),
+                user_id: own(Field::UserId),
+                email: text(self.email),
+                group_id: own(Field::GroupId),
+                email_id: own(Field::EmailId),
+                email_subject: own(Field::EmailSubject),
+                campaign_id: own(Field::CampaignId),
+                campaign_run_id: own(Field::CampaignRunId),
+                campaign_name: own(Field::CampaignName),
+                link_id: own(Field::LinkId),
+                email_link_url: text(self.url),
+                bounce_class: (self.kind == FactKind::EmailBounced)
+                    .then(|| self.bounce_class.name())
+                    .and_then(Input::text),
+                bounce_reason: text(self.bounce_reason.map(cut)).filter(|_| self.kind == FactKind::EmailBounced),
+                unsubscribe_scope: text(self.unsubscribe_scope),
+                is_machine: self.is_machine.map(Value::Bool),
+                user_agent: text(self.user_agent.map(cut)),
+                ip: text(self.ip),
+                provider: Input::text(provider.name()),
+                provider_message_id: text(self.message_id),
+                ..Input::default()
+            },
+            context,
+        )
+    }
+
+    /// The provider's own id of the event; without one, a hash of its content. Two events that are equal in kind, mail,
+    /// recipient, moment, link, address and agent are one event.
+    fn event_id(&self, provider: Provider) -> String {
+        let whole = |id: &String| EventId::new(format!("{provider}:{id}")).ok().map(|id| id.as_str().to_owned());
+        if let Some(id) = self.id.as_ref().filter(|id| !id.is_empty()) {
+            return whole(id)
+                .unwrap_or_else(|| format!("{provider}:hash-{}", Hash128::of("webhook event id", &[id.as_bytes()])));
+        }
+        let bytes = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
+        let time = self.at.map(|at| at.as_ms().to_le_bytes()).unwrap_or_default();
+        let parts = [
+            self.kind.name().as_bytes().to_vec(),
+            bytes(&self.message_id),
+            bytes(&self.email),
+            time.to_vec(),
+            bytes(&self.url),
+            bytes(&self.ip),
+            bytes(&self.user_agent),
+        ];
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        format!("{provider}:content-{}", Hash128::of("webhook content id", &parts))
+    }
+}
+
+/// Cuts a text that says more than anybody reads, and what no text should have.
+fn cut(mut text: String) -> String {
+    text.retain(|c| !c.is_control() || c == '\n');
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    text
+}
+
+/// The class of a bounce by its enhanced status code (RFC 3463), as far as the code tells: a full mailbox is soft whatever
+/// the server says of its permanence, policy is a block.
+pub(crate) fn class_of_status(status: &str) -> Option<BounceClass> {
+    match status {
+        "5.2.2" | "4.2.2" => Some(BounceClass::Soft),
+        status if status.starts_with("5.7") => Some(BounceClass::Block),
+        status if status.starts_with('4') => Some(BounceClass::Soft),
+        status if status.starts_with('5') => Some(BounceClass::Hard),
+        _ => None,
+    }
+}
+
+/// The first enhanced status code in a text, like `5.1.1` in `550 5.1.1 no such user`.
+pub(crate) fn status_in(text: &str) -> Option<&str> {
+    text.split(|c: char| !c.is_ascii_digit() && c != '.').find(|word| {
+        let mut parts = word.split('.');
+        let class = matches!(parts.next(), Some("2" | "4" | "5"));
+        let mut number = || parts.next().is_some_and(|part| (1..=3).contains(&part.len()));
+        class && number() && number() && parts.next().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_codes_are_found_and_classed() {
+        for (text, status, class) in [
+            ("550 5.1.1 no such user", Some("5.1.1"), Some(BounceClass::Hard)),
+            ("smtp; 452 4.2.2 over quota", Some("4.2.2"), Some(BounceClass::Soft)),
+            ("552-5.2.2 mailbox full", Some("5.2.2"), Some(BounceClass::Soft)),
+            ("550 5.7.26 unauthenticated", Some("5.7.26"), Some(BounceClass::Block)),
+            ("host 10.0.0.1 said: 5.4", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!(status_in(text), status, "{text}");
+            assert_eq!(status_in(text).and_then(class_of_status), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(cut("é".repeat(600)).len(), 1024);
+        assert_eq!(cut("a\u{0}b\rc\nd".to_owned()), "abc\nd");
+    }
+}
