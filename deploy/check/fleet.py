@@ -368,7 +368,35 @@ def charted():
             processes.end()
 
 
-for part in (charted, observed):
+def clustered():
+    """deploy/nats/cluster.conf, three times: a bus that meets the policy, made twice with an identity of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder, processes = pathlib.Path(folder), Processes(pathlib.Path(folder))
+        ports = free_ports(9)
+        clients, routes, monitors = ports[:3], ports[3:6], ports[6:]
+        text = (DEPLOY / "nats/cluster.conf").read_text()
+        for server in range(3):
+            text = text.replace(f"nats://nats-{server}:6222", f"nats://127.0.0.1:{routes[server]}")
+        try:
+            for server in range(3):
+                own = text.replace("0.0.0.0:4222", f"127.0.0.1:{clients[server]}").replace("0.0.0.0:6222", f"127.0.0.1:{routes[server]}")
+                own = own.replace("0.0.0.0:8222", f"127.0.0.1:{monitors[server]}").replace("/var/lib/nats", f"{folder}/nats-{server}")
+                (folder / f"nats-{server}.conf").write_text(own)
+                processes.start(f"nats-{server}", [environment("NATS_SERVER"), "-c", folder / f"nats-{server}.conf"], {"NATS_NAME": f"nats-{server}"})
+            for port in monitors:
+                until("the cluster of three is healthy", lambda: get(f"http://127.0.0.1:{port}/healthz"))
+            (folder / "source.toml").write_text('[installation]\nid = "check"\nkey = { value = "' + "ab" * 32 + '" }\n')
+            urls = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
+            line = [BINARY, "provision", "--nats-url", urls, "--nats-monitor-url", f"http://127.0.0.1:{monitors[0]}", "--config", folder / "source.toml"]
+            for _ in range(2):
+                done = run(*line, env={})
+                good = done.returncode == 0 and "DEGRADED" not in done.stdout + done.stderr and "installation check with 64 partitions" in done.stdout
+                verdict.check(good, "a cluster of deploy/nats/cluster.conf meets the durability policy", done.stdout + done.stderr)
+        finally:
+            processes.end()
+
+
+for part in (clustered, charted, observed):
     try:
         part()
     except NotStarted as log:
