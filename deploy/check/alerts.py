@@ -4,7 +4,7 @@ import json
 import re
 
 import yaml
-from common import ALERTS, CHECK, DASHBOARDS, ROOT, Verdict, dashboard_queries, environment, run
+from common import ALERTS, CHART, CHECK, DASHBOARDS, ROOT, Verdict, dashboard_queries, environment, run
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 BASE = "https://github.com/inflection-io/inflection-source/blob/main/docs/runbooks/"
@@ -51,6 +51,17 @@ def rules():
     verdict.none(dead, "runbooks link to pages that exist")
 
 
+def label_values():
+    """Values that expressions match by are words that the program writes: a misspelt one would match nothing, for ever."""
+    source = "".join(path.read_text() for path in (ROOT / "crates").rglob("*.rs"))
+    expressions = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    expressions += [expression for _, _, expression in dashboard_queries()] + [(CHART / "templates/_queries.tpl").read_text()]
+    matched = {(label, value) for expression in expressions
+               for label, values in re.findall(r'\b(outcome|reason|code|fate)[!=]~?"([a-z_|]+)"', expression) for value in values.split("|")}
+    verdict.check(len(matched) > 15, "expressions match by words", str(len(matched)))
+    verdict.none([f'{label}="{value}"' for label, value in sorted(matched) if f'"{value}"' not in source], "the program knows every word that is matched by")
+
+
 def dashboards():
     uids = set()
     for path in DASHBOARDS:
@@ -87,5 +98,6 @@ def dashboards():
 
 
 rules()
+label_values()
 dashboards()
 verdict.end()

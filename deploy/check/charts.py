@@ -12,7 +12,7 @@ import kubernetes_validate
 import yaml
 from common import CHART, CHECK, DEPLOY, PREFIX, ROOT, STAGES, Verdict, environment, run, workspace_version
 
-KUBERNETES = ("1.31", "1.34", "1.37")
+KUBERNETES = ("1.30", "1.34", "1.37")
 TYPES = {
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject",
     "PodMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor",

@@ -272,6 +272,27 @@ def names(fleet, standalone):
     verdict.none(sorted(there - exported(standalone) - rare), "standalone tells the same metrics")
 
 
+def outage(url, ports):
+    """Segment is away: the calls that wait are in the books, and KEDA's query does not ask for workers. Then it is back."""
+    text = run(BIN / "helm4", "template", "acme", CHART, "--namespace", "compose", "--values", CHART / "ci/keda.yaml").stdout
+    (backlog,) = [o["spec"]["triggers"][0]["metadata"]["query"] for o in yaml.safe_load_all(text)
+                  if o and o["kind"] == "ScaledObject" and o["metadata"]["name"].endswith("-delivery")]
+    backlog = backlog.replace("[2m]", f"[{RATE_INTERVAL}]")
+    waiting = 'sum(max by (workspace, connection) (inflection_ledger_calls{namespace="compose",fate="pending"}))'
+    latest = lambda expression: query(url, expression)[0]
+    faults, json_type = f"http://127.0.0.1:{ports['sandbox']}/faults", {"Content-Type": "application/json"}
+    verdict.check(latest(backlog) == 0, "at rest no worker is asked for")
+    post(faults, json.dumps({"rules": [{"fault": {"kind": "status", "code": 503}}]}).encode(), json_type)
+    events = [event for index in range(100) for event in engagement("outage", index)]
+    headers = {"Authorization": "Bearer laptop-ingest-key", **json_type}
+    verdict.check(post(f"http://127.0.0.1:{ports['public']}/v1/events", json.dumps(events).encode(), headers) == 200, "ingest takes events in an outage")
+    if until("calls wait in an outage", lambda: latest(waiting) > 0):
+        # Failures are seen as a rate from the second one on; until then the slow scale-up of the ScaledObject holds.
+        verdict.check(until("the outage is seen", lambda: latest(backlog) == 0, seconds=15) and latest(waiting) > 0, "in an outage no worker is asked for")
+    post(faults, None, {}, method="DELETE")
+    until("what waited in the outage has left", lambda: latest(waiting) == 0, seconds=40)
+
+
 def observed():
     """Compose, standalone and Prometheus together."""
     with tempfile.TemporaryDirectory() as folder:
@@ -291,6 +312,7 @@ def observed():
             panels(url)
             rules(url)
             names("".join(get(f"http://127.0.0.1:{ports[stage]}/metrics") for stage in STAGES), get(f"http://127.0.0.1:{admin}/metrics"))
+            outage(url, ports)
             done = run(BINARY, "ledger", "--admin-url", f"http://127.0.0.1:{ports['delivery']}", "--admin-key", "laptop-admin-key")
             verdict.check(done.returncode == 0, "the books of compose balance", done.stdout + done.stderr)
             for stage in STAGES:
