@@ -88,6 +88,15 @@ def refusals():
             verdict.check(refused, f"helm {major} refuses {change}", f"with {done.returncode}: {done.stderr[-300:]}")
 
 
+def notes(all_values):
+    """NOTES.txt, which only a dry install renders; Helm 3 wants a cluster even for that."""
+    for values in all_values:
+        done = helm(4, "install", "acme", CHART, "--namespace", "email", "--values", values, "--dry-run=client")
+        text = done.stdout.partition("NOTES:")[2]
+        verdict.check("helm test acme" in text and "<no value>" not in text, f"NOTES.txt for {values.name}", done.stderr + text)
+        verdict.check(("plain text" in text) == (values.name == "trial.yaml"), f"NOTES.txt warns of plain secrets, {values.name}", text)
+
+
 def core_schemas(rendered):
     """Strict: a field that Kubernetes does not know is a mistake."""
     for name, documents in rendered.items():
@@ -323,6 +332,7 @@ def main():
     versions()
     lint(all_values)
     refusals()
+    notes(all_values)
     jobs = [(major, values, None) for values in all_values for major in (3, 4)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = dict(zip(jobs, pool.map(render, jobs)))
@@ -336,6 +346,7 @@ def main():
             if not all(text for text, _ in texts.values()):
                 continue
             verdict.check(objects(texts[3][0]) == objects(texts[4][0]), f"Helm 3 and 4 render {values.name} alike")
+            verdict.check("<no value>" not in texts[4][0], f"{values.name} leaves nothing open")
             rendered[values.name] = objects(texts[4][0])
             (folder / values.name).write_text(texts[4][0])
         core_schemas(rendered)

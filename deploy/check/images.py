@@ -46,6 +46,7 @@ def final_stage():
         config = blob(blob(index["manifests"][0]["digest"])["config"]["digest"])["config"]
         verdict.check(config["User"] == "65532:65532", "the image's user is not root, by number", config["User"])
         verdict.check(config["Entrypoint"] == ["/usr/local/bin/inflection-source"], "the image starts the program", str(config))
+        verdict.check(any(variable.startswith("PATH=/usr/local/bin:") for variable in config["Env"]), "the program is found by its name", str(config))
         labels = {f"org.opencontainers.image.{name}" for name in ("title", "description", "source", "licenses", "version", "revision")}
         verdict.check(labels <= set(config["Labels"]), "the image has its labels", str(config["Labels"]))
 
