@@ -49,6 +49,9 @@ class Verdict:
         sys.exit(3 if self.failed else 0)
 
 
+verdict = Verdict()
+
+
 def run(*command, **options):
     """Runs a program to its end; its output is text."""
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
@@ -70,5 +73,7 @@ def dashboard_queries():
 def metric_names(expression):
     """Names of ours, or of Prometheus' own, that an expression reads."""
     bare = re.sub(r'"[^"]*"', '""', expression)
-    found = set(re.findall(r"\b(inflection[a-z_]*(?::[a-z0-9_:]+)?|up|ALERTS|scrape_[a-z_]+)\b(?=\s*[{\[)\s/*+<>=-]|$)", bare))
+    found = set(
+        re.findall(r"\b(inflection[a-z_]*(?::[a-z0-9_:]+)?|up|ALERTS|scrape_[a-z_]+)\b(?=\s*[{\[)\s/*+<>=-]|$)", bare)
+    )
     return found

@@ -5,9 +5,8 @@ import pathlib
 import shutil
 import tempfile
 
-from common import DEPLOY, ROOT, Verdict, environment, run
+from common import DEPLOY, ROOT, environment, run, verdict
 
-verdict = Verdict()
 BIN = pathlib.Path(environment("CHECK_BIN"))
 
 
@@ -37,17 +36,39 @@ def final_stage():
         context.mkdir()
         shutil.copy(environment("CHECK_BINARY"), context / "inflection-source")
         buildah = ["buildah", "--storage-driver", "vfs", "--root", f"{folder}/root", "--runroot", f"{folder}/run"]
-        done = run(*buildah, "bud", "--isolation", "chroot", "--build-arg", "BINARY=prebuilt", "--build-arg", "RUNTIME=scratch",
-                   "-f", DEPLOY / "Dockerfile", "-t", f"oci:{image}", context)
+        done = run(
+            *buildah,
+            "bud",
+            "--isolation",
+            "chroot",
+            "--build-arg",
+            "BINARY=prebuilt",
+            "--build-arg",
+            "RUNTIME=scratch",
+            "-f",
+            DEPLOY / "Dockerfile",
+            "-t",
+            f"oci:{image}",
+            context,
+        )
         if not verdict.check(done.returncode == 0, "the final stage builds", done.stderr[-1500:]):
             return
         blob = lambda digest: json.loads((image / "blobs" / digest.replace(":", "/")).read_text())
         index = json.loads((image / "index.json").read_text())
         config = blob(blob(index["manifests"][0]["digest"])["config"]["digest"])["config"]
         verdict.check(config["User"] == "65532:65532", "the image's user is not root, by number", config["User"])
-        verdict.check(config["Entrypoint"] == ["/usr/local/bin/inflection-source"], "the image starts the program", str(config))
-        verdict.check(any(variable.startswith("PATH=/usr/local/bin:") for variable in config["Env"]), "the program is found by its name", str(config))
-        labels = {f"org.opencontainers.image.{name}" for name in ("title", "description", "source", "licenses", "version", "revision")}
+        verdict.check(
+            config["Entrypoint"] == ["/usr/local/bin/inflection-source"], "the image starts the program", str(config)
+        )
+        verdict.check(
+            any(variable.startswith("PATH=/usr/local/bin:") for variable in config["Env"]),
+            "the program is found by its name",
+            str(config),
+        )
+        labels = {
+            f"org.opencontainers.image.{name}"
+            for name in ("title", "description", "source", "licenses", "version", "revision")
+        }
         verdict.check(labels <= set(config["Labels"]), "the image has its labels", str(config["Labels"]))
 
 
@@ -62,9 +83,15 @@ def compose():
         mounts = [v["source"] for v in service.get("volumes", []) if v["type"] == "bind"]
         verdict.none([path for path in mounts if not pathlib.Path(path).exists()], f"{name} mounts what exists")
         published = [port.get("host_ip") for port in service.get("ports", [])]
-        verdict.check(all(host == "127.0.0.1" for host in published), f"{name} is published on loopback only", str(published))
+        verdict.check(
+            all(host == "127.0.0.1" for host in published), f"{name} is published on loopback only", str(published)
+        )
         if name in ("ingest", "identity", "delivery", "sandbox"):
-            shut = service.get("read_only") and service.get("cap_drop") == ["ALL"] and "no-new-privileges:true" in service.get("security_opt", [])
+            shut = (
+                service.get("read_only")
+                and service.get("cap_drop") == ["ALL"]
+                and "no-new-privileges:true" in service.get("security_opt", [])
+            )
             verdict.check(shut, f"{name} is shut in")
 
 
