@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::admin::{self, Admin, DeadLetter, Ledger};
+use crate::binary::ask;
 use crate::checker::History;
 use crate::config::Workspace;
 use crate::fleet::{Fleet, Stage};
@@ -126,6 +127,18 @@ impl Install {
         })
         .ok();
         history
+    }
+
+    /// Every way to identity's state leads to the same one. Ends a standalone install: its store is read by one process.
+    #[track_caller]
+    pub fn assert_state_is_sound(&mut self) {
+        match self {
+            Self::Standalone(one) => {
+                one.terminate();
+                ask(&["state", "check", "--data-dir", &one.data_dir().display().to_string()]);
+            }
+            Self::Fleet(fleet) => drop(ask(&["state", "check", "--nats-url", &fleet.nats_url()])),
+        }
     }
 
     /// All dead letters.

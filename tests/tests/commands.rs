@@ -213,4 +213,10 @@ fn a_stopped_standalone_can_be_read_from_its_data() {
     let data = standalone.data_dir().display().to_string();
     let dead = check(&["dead-letters", "list", "--json", "--data-dir", &data], 0);
     assert!(dead.stdout.contains("dead_letters"), "{}", dead.output);
+    let state = check(&["state", "check", "--json", "--data-dir", &data], 0);
+    let state: Value = serde_json::from_str(&state.stdout).expect("--json prints JSON");
+    assert_eq!(state.get("sound"), Some(&Value::Bool(true)), "{state}");
+    let keys = |partition: &Value| partition.pointer("/replays/0/keys").and_then(Value::as_u64).unwrap_or(0);
+    let partitions = state.get("partitions").and_then(Value::as_array).expect("a list");
+    assert!(partitions.iter().any(|partition| keys(partition) > 0), "the mail is remembered: {state}");
 }

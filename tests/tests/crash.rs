@@ -36,7 +36,7 @@ fn standalone_survives_kills_under_load() {
         standalone.kill();
         standalone.start_again();
     }
-    judge(load, &segment, &Install::Standalone(Box::new(standalone)), &mut random);
+    judge(load, &segment, Install::Standalone(Box::new(standalone)), &mut random);
 }
 
 fn target(standalone: &Standalone, random: &mut Random) -> Target {
@@ -89,7 +89,7 @@ fn parked_calls_survive_kills_under_load() {
             standalone.start_again();
         }
     }
-    judge(load, &segment, &Install::Standalone(Box::new(standalone)), &mut random);
+    judge(load, &segment, Install::Standalone(Box::new(standalone)), &mut random);
 }
 
 #[track_caller]
@@ -130,7 +130,7 @@ fn a_fleet_survives_kills_under_load() {
         }
     }
     supervise(&mut fleet);
-    judge(load, &segment, &Install::Fleet(Box::new(fleet)), &mut random);
+    judge(load, &segment, Install::Fleet(Box::new(fleet)), &mut random);
 }
 
 /// Each of the four equally often, in an order the seed decides.
@@ -178,7 +178,7 @@ fn parked_calls_survive_kills_on_nats() {
         fleet.start_again(Stage::Delivery);
     }
     supervise(&mut fleet);
-    judge(load, &segment, &Install::Fleet(Box::new(fleet)), &mut random);
+    judge(load, &segment, Install::Fleet(Box::new(fleet)), &mut random);
 }
 
 /// Waits until the clients have got some more events in: the kill then comes in the middle of work.
@@ -187,9 +187,9 @@ fn await_progress(load: &Load, random: &mut Random) {
     load.await_more(EVENTS_BETWEEN_MIN + random.below(EVENTS_BETWEEN_SPREAD));
 }
 
-/// Ends the load, waits for rest, and checks the whole history.
+/// Ends the load, waits for rest, and checks the whole history, and that identity's logs and snapshots tell the same.
 #[track_caller]
-fn judge(load: Load, segment: &Segment, install: &Install, random: &mut Random) {
+fn judge(load: Load, segment: &Segment, mut install: Install, random: &mut Random) {
     await_progress(&load, random);
     load.stop();
     let history = install.complete(load.join(), segment);
@@ -202,4 +202,5 @@ fn judge(load: Load, segment: &Segment, install: &Install, random: &mut Random) 
         history.arrivals.len()
     ));
     history.assert_holds();
+    install.assert_state_is_sound();
 }

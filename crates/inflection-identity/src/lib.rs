@@ -3,10 +3,12 @@
 //! * `step`: the fold of what was read into the next decision message; pure, a state machine;
 //! * `partition`: the loop around it: read, fold, append, purge, and recovery;
 //! * `snapshots`: the state as a blob now and then, so that recovery is short and the log can be truncated;
+//! * `audit`: whether all ways to a state end in the same one;
 //! * `run`: all partitions.
 //!
 //! Nothing is decided here: the rules are `inflection-domain`'s. Nothing is sent from here: that is delivery's.
 
+mod audit;
 mod metrics;
 mod partition;
 mod snapshots;
@@ -23,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use audit::{Audit, AuditError, Replay, audit};
 use inflection_ownership::{Change, Shares, StopWait};
 pub use metrics::IdentityMetrics;
 pub use partition::PartitionError;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use inflection_domain::{PartitionState, Timestamp, Verdict, WorkspaceId};
+use inflection_domain::{Hash128, PartitionState, Timestamp, Verdict, WorkspaceId};
 use inflection_wire::{
     Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
 };
@@ -115,6 +115,14 @@ impl Step {
     #[must_use]
     pub fn state(&self) -> &PartitionState {
         &self.state
+    }
+
+    /// Of everything that a snapshot and the log must agree on: state, totals and position.
+    #[must_use]
+    pub fn digest(&self) -> Hash128 {
+        let (state, position, totals) = (self.state.digest(), self.position, self.totals.values());
+        let text = format!("{state} {position:?} {:?}", totals.collect::<Vec<_>>());
+        Hash128::of("step", &[text.as_bytes()])
     }
 
     /// Folds input until it ends or the output has about `bytes_max` bytes; what is left stays in `inputs`. `None` when

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Ledger(LedgerArgs),
     /// Tells every hop of one event: when it came, what was decided and why, what was sent, what was answered.
     Explain(ExplainArgs),
+    /// Replays identity's decision logs and compares what comes out. Exit code 2 when it differs.
+    State(StateArgs),
     /// Measures the whole pipeline: generator, ingest, identity, delivery, sink, in processes of their own.
     Bench(BenchArgs),
     /// Works on configuration files.
@@ -276,6 +278,37 @@ pub(crate) struct LookArgs {
 pub(crate) struct LedgerArgs {
     #[command(flatten)]
     pub(crate) look: LookArgs,
+}
+
+/// What `state` is told.
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    #[command(subcommand)]
+    pub(crate) action: StateAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateAction {
+    /// Rebuilds the state of every partition in every way there is, from the log and from each snapshot, and compares the
+    /// results key by key. Reads only; may run beside a running install on NATS. Takes memory for one partition's state.
+    Check(StateCheckArgs),
+}
+
+/// Which bus `state check` reads.
+#[derive(Debug, Args)]
+pub(crate) struct StateCheckArgs {
+    /// The bus, on NATS.
+    #[arg(long, env = "INFLECTION_NATS_URL", hide_env_values = true, value_delimiter = ',')]
+    pub(crate) nats_url: Vec<String>,
+    /// NATS credentials file.
+    #[arg(long, env = "INFLECTION_NATS_CREDS")]
+    pub(crate) nats_creds: Option<PathBuf>,
+    /// The data directory of a stopped standalone install.
+    #[arg(long, conflicts_with = "nats_url")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What `dead-letters` is told.

@@ -13,6 +13,7 @@ mod provision;
 mod sandbox;
 mod stage;
 mod standalone;
+mod state;
 
 use std::io::Write as _;
 
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command) -> Result<End, Failure> {
         Command::DeadLetters(args) => dead_letters::run(args).await,
         Command::Connections(args) => connections::run(args).await,
         Command::Ledger(args) => ledger::run(args).await,
+        Command::State(args) => state::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Config(args) => config::run(&args),

@@ -180,6 +180,37 @@ async fn a_restart_gives_the_same_state_from_a_shorter_log() {
     assert!(error.contains("restore the bus from a backup"), "{error}");
 }
 
+/// What the audit says after restarts, and that it sees what is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_goes_every_way_to_the_state() {
+    let install = Install::new().await;
+    let life = install.start(ALWAYS);
+    install.fold(0..20).await;
+    until(async || install.metrics.snapshots.get() >= 2).await;
+    life.end().await;
+    let whole = crate::audit(&install.bus, 0).await.unwrap();
+    assert!(whole.is_sound() && whole.replays.len() == 3, "the log alone and two snapshots: {whole:?}");
+    assert_eq!((whole.replays[0].from, whole.replays[0].digest), (0, without_snapshots(20).await.digest()));
+
+    truncated(&install).await;
+    let short = crate::audit(&install.bus, 0).await.unwrap();
+    assert!(short.is_sound() && short.replays.iter().all(|replay| replay.from > 0), "{short:?}");
+
+    // A snapshot that can be read but is not what the log says.
+    let slot = install.index().await.newest_slot;
+    let blob = install.bus.get_blob(&slot.blob_name(0)).await.unwrap().unwrap();
+    let Snapshot { mut head, state } = Snapshot::decode(blob).unwrap();
+    head.totals[0].duplicates += 1;
+    head.decisions_through = short.through;
+    install.bus.put_blob(&slot.blob_name(0), Snapshot::encode(&head, &state)).await.unwrap();
+    let wrong = crate::audit(&install.bus, 0).await.unwrap();
+    assert!(!wrong.is_sound() && wrong.damaged == 0, "{wrong:?}");
+
+    install.damage(slot).await;
+    let damaged = crate::audit(&install.bus, 0).await.unwrap();
+    assert!(!damaged.is_sound() && damaged.damaged == 1, "{damaged:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_deleted_that_delivery_has_not_finished() {
     let install = Install::new().await;

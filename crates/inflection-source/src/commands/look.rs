@@ -1,5 +1,6 @@
 //! Looking into an install: through its admin listener, or at the bus itself.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -54,16 +55,25 @@ impl AdminClient {
 
 /// Opens the bus itself, when flags say so.
 pub(crate) async fn bus(args: &LookArgs) -> anyhow::Result<Option<Bus>> {
-    if !args.nats_url.is_empty() {
+    open(&args.nats_url, args.nats_creds.as_ref(), args.data_dir.as_ref()).await
+}
+
+/// Opens a bus on NATS, or that of a stopped install.
+pub(crate) async fn open(
+    nats_urls: &[String],
+    nats_creds: Option<&PathBuf>,
+    data_dir: Option<&PathBuf>,
+) -> anyhow::Result<Option<Bus>> {
+    if !nats_urls.is_empty() {
         let config = NatsConfig {
-            urls: args.nats_url.clone(),
-            creds_file: args.nats_creds.clone(),
+            urls: nats_urls.to_vec(),
+            creds_file: nats_creds.cloned(),
             name: "inflection-source-look".into(),
             ..NatsConfig::default()
         };
         return Ok(Some(Bus::connect_nats(config).await?));
     }
-    match &args.data_dir {
+    match data_dir {
         Some(dir) if !dir.exists() => Err(anyhow!("{} does not exist", dir.display())),
         Some(dir) => {
             let opened = Bus::open_embedded(EmbeddedConfig::new(dir.clone())).await;
