@@ -1,9 +1,7 @@
 //! From a decision to rendered items, under a connection's settings. Pure.
 
-mod members;
-
 use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
-use inflection_domain::{Body, Call, CallKind, EmailAddress, InstallationId, MessageId};
+use inflection_domain::{Body, Call, CallKind, EmailAddress, InstallationId, MessageId, members};
 use inflection_segment::json::Object;
 use inflection_segment::{Call as SegmentCall, Invalid, Kind};
 use inflection_wire::Decided;
@@ -165,7 +163,7 @@ fn write_context(context: &mut Object<'_>, policy: EmailPolicy, trait_email: Opt
         match &*member.key {
             // Segment asks every partner for its own name here.
             "integration" => {}
-            "traits" => traits = member.value.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(""),
+            "traits" => traits = inside(member.value, '{', '}').unwrap_or(""),
             _ => context.members(member.written),
         }
     }
@@ -198,6 +196,11 @@ fn write_own_traits(object: &mut Object<'_>, policy: EmailPolicy, traits: &str) 
             object.members(member.written);
         }
     }
+}
+
+/// What is between the brackets of a value.
+fn inside(value: &str, opening: char, closing: char) -> Option<&str> {
+    value.strip_prefix(opening)?.strip_suffix(closing)
 }
 
 fn write_page(object: &mut Object<'_>, body: &Body<'_>) {
