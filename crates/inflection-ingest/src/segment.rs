@@ -7,6 +7,8 @@ mod batch;
 mod clock;
 mod facts;
 mod item;
+mod mail;
+mod shared;
 
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, EXPECT};
@@ -19,7 +21,7 @@ use crate::events::rejected_list;
 use crate::fact::Context;
 use crate::request::Layout;
 use crate::senders::Senders;
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::writer::now;
 use crate::{auth, body, request};
 
@@ -64,16 +66,19 @@ impl Service {
     /// Answers one request of an SDK.
     pub(crate) async fn segment(&self, request: Request<Body>, endpoint: Endpoint, id: &str) -> Response<Body> {
         if request.method() != Method::POST {
-            return refused(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
+            return self.refuse_calls(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
         }
         match self.take_calls(request, endpoint, id).await {
             Ok(answer) => answer,
-            Err(refusal) => {
-                let count = refusal.rejected.len().max(1) as u64;
-                self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
-                refused(&refusal, id)
-            }
+            Err(refusal) => self.refuse_calls(&refusal, id),
         }
+    }
+
+    /// Counts and answers what is refused as a whole.
+    pub(crate) fn refuse_calls(&self, refusal: &Refusal, id: &str) -> Response<Body> {
+        let count = refusal.rejected.len().max(1) as u64;
+        self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
+        refused(refusal, id)
     }
 
     async fn take_calls(
@@ -102,17 +107,19 @@ impl Service {
         };
         // Who has shown no key yet takes from the share of those who have not.
         let room = announced.filter(|_| !gzip).unwrap_or(bytes_max);
-        let in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
+        let mut in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
         let bytes = self.read(request.into_body(), bytes_max, gzip).await?;
         let envelope = Envelope::read(&bytes, endpoint)?;
         let workspace = match known {
             Some(workspace) => workspace,
             None => by_body(&envelope, &senders)?,
         };
+        service::reserve_more(&mut in_hand, envelope.added_bytes())?;
         let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
         let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
             self.rejected.add(&workspace, refusal.rejected.len());
         })?;
+        drop(envelope);
         senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
         self.store(&taken.facts, in_hand).await?;
         self.count(&taken, &workspace);
@@ -122,10 +129,11 @@ impl Service {
     fn count(&self, taken: &Taken<'_>, workspace: &WorkspaceId) {
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.metrics.unmapped.with(&[("provider", "segment")]).add(taken.ignored.len() as u64);
-        self.rejected.add(workspace, taken.rejected.len());
+        self.rejected.add(workspace, taken.rejected.len() + taken.unnamed);
         for (_, why) in &taken.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
         }
+        self.metrics.rejected.with(&[("code", Code::TooManyEvents.name())]).add(taken.unnamed as u64);
     }
 }
 

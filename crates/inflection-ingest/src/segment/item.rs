@@ -16,17 +16,22 @@ pub(crate) enum Call {
 }
 
 impl Call {
+    const ALL: [Self; 6] = [Self::Track, Self::Identify, Self::Page, Self::Screen, Self::Group, Self::Alias];
+
     /// The call of a `type`, or of the last part of a path.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "track" => Self::Track,
-            "identify" => Self::Identify,
-            "page" => Self::Page,
-            "screen" => Self::Screen,
-            "group" => Self::Group,
-            "alias" => Self::Alias,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|call| call.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Track => "track",
+            Self::Identify => "identify",
+            Self::Page => "page",
+            Self::Screen => "screen",
+            Self::Group => "group",
+            Self::Alias => "alias",
+        }
     }
 }
 
