@@ -191,10 +191,40 @@ fn event_id<'a>(item: &Item<'a>, arrival: Arrival<'_, 'a>) -> Result<Cow<'a, str
     }
     let dated = item.timestamp.is_some() || item.original_timestamp.is_some();
     Ok(Cow::Owned(if dated {
-        format!("content-{}", Hash128::of("segment item", &[item.written.as_bytes()]))
+        content_id(arrival.call, item)
     } else {
         format!("{}-{}", arrival.request_id, arrival.index)
     }))
+}
+
+/// The id of what makes the fact. Neither `sentAt` nor the write key does: they differ between two attempts, or between two
+/// keys of one workspace.
+fn content_id(call: Call, item: &Item<'_>) -> String {
+    let fields = [
+        &item.user_id,
+        &item.anonymous_id,
+        &item.timestamp,
+        &item.original_timestamp,
+        &item.event,
+        &item.name,
+        &item.category,
+        &item.group_id,
+        &item.properties,
+        &item.traits,
+        &item.context,
+        &item.integrations,
+    ];
+    let mut parts = vec![call.name().as_bytes()];
+    parts.extend(fields.map(content));
+    format!("content-{}", Hash128::of("segment item", &parts))
+}
+
+fn content<'v>(field: &'v Option<Value<'_>>) -> &'v [u8] {
+    match field {
+        Some(Value::Text(text)) => text.as_bytes(),
+        Some(Value::Number(written) | Value::Object { members: written, .. }) => written.as_bytes(),
+        Some(Value::Null | Value::Bool(_) | Value::Array) | None => &[],
+    }
 }
 
 /// What every fact says, but for `context`.

@@ -363,8 +363,41 @@ fn ids_are_the_senders_or_the_contents_or_new() {
     assert_eq!(id(json!({ "messageId": "m" })), "m");
     let dated = id(json!({ "timestamp": AT }));
     assert!(dated.as_str().unwrap().starts_with("content-"));
-    assert_eq!(dated, id(json!({ "timestamp": AT })));
-    assert_ne!(dated, id(json!({ "timestamp": AT, "properties": {} })));
+    // An SDK that tries again says so in `sentAt`; and a key may have been exchanged meanwhile.
+    for same in [
+        json!({}),
+        json!({ "sentAt": "2026-11-23T09:59:01Z" }),
+        json!({ "sentAt": "2026-11-23T09:59:31Z", "writeKey": "k" }),
+        json!({ "writeKey": "other", "_metadata": { "failedAttempts": 1 } }),
+        json!({ "properties": {} }),
+    ] {
+        assert_eq!(dated, id(with(json!({ "timestamp": AT }), same.clone())), "{same}");
+    }
+    let mut ids = std::collections::HashSet::from([dated]);
+    for other in [
+        json!({ "type": "page" }),
+        json!({ "timestamp": "2026-11-23T09:59:00.001Z" }),
+        json!({ "originalTimestamp": AT }),
+        json!({ "event": "B" }),
+        json!({ "userId": "v" }),
+        json!({ "userId": "uA", "event": "" , "type": "page" }),
+        json!({ "anonymousId": "p" }),
+        json!({ "name": "A" }),
+        json!({ "category": "A" }),
+        json!({ "groupId": "A" }),
+        json!({ "properties": { "a": 1 } }),
+        json!({ "traits": { "a": 1 } }),
+        json!({ "context": { "a": 1 } }),
+        json!({ "integrations": { "a": 1 } }),
+    ] {
+        assert!(ids.insert(id(with(json!({ "timestamp": AT }), other.clone()))), "{other}");
+    }
+    let single = |path: Call| {
+        let body = json!({ "userId": "u", "timestamp": AT, "event": "A" }).to_string();
+        read(body.as_bytes(), Endpoint::Single(path), |taken| story(&taken.unwrap().facts[0])["id"].clone())
+    };
+    assert_eq!(single(Call::Track), id(json!({ "timestamp": AT })));
+    assert_ne!(single(Call::Track), single(Call::Page));
     assert_eq!(id(json!({})), "req_1-0");
     assert_eq!(id(json!({ "messageId": null })), "req_1-0");
 }
