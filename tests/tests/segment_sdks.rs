@@ -161,6 +161,34 @@ fn every_call_becomes_what_the_table_says() {
     });
 }
 
+/// The mobile SDKs have a path, a media type and a framing of their own.
+#[test]
+fn a_mobile_sdk_is_a_sender() {
+    let segment = Segment::start();
+    let standalone = Standalone::start(&segment);
+    let call = |id: &str| json!({ "type": "track", "event": "Order Placed", "userId": "u", "messageId": id });
+    let body = gzip(&batch(&[call("1"), call("2")], now_ms()));
+    let (first, last) = body.split_at(body.len() / 2);
+    let mut chunked = Vec::new();
+    for chunk in [first, last, &[]] {
+        chunked.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        chunked.extend(chunk);
+        chunked.extend(b"\r\n");
+    }
+    let request = Request::json("/v1/b", chunked)
+        .with("Content-Type", "text/plain; charset=utf-8")
+        .header("Content-Encoding", "gzip")
+        .header("Transfer-Encoding", "chunked");
+    let answer = send(&standalone, &request.clone().basic(INGEST_KEY));
+    assert_eq!((answer.status, answer.json()), (200, json!({ "success": true })));
+    assert_eq!(send(&standalone, &request.basic("ik_unknown")).status, 401);
+    eventually("both calls arrive", SOON, || {
+        let calls = segment.calls();
+        holds(calls.iter().filter(|call| call.event() == Some("Order Placed")).count() == 2, || format!("{calls:?}"))
+    });
+    Install::Standalone(Box::new(standalone)).settle();
+}
+
 /// What an envelope adds to its items takes room like a body: while there is none, the request is sent again later.
 #[test]
 fn what_is_added_to_items_takes_room_in_memory() {

@@ -19,7 +19,6 @@ use serde_json::{Map, Value, json};
 use crate::answer::{Code, Refusal, json_answer};
 use crate::events::rejected_list;
 use crate::fact::Context;
-use crate::request::Layout;
 use crate::senders::Senders;
 use crate::service::{self, Service};
 use crate::writer::now;
@@ -36,10 +35,13 @@ const ITEMS_MAX: usize = 2_500;
 /// Most bytes of a single call: more than an event may have, so that a large one is named for what it is.
 const CALL_BYTES_MAX: usize = 64 * 1024;
 
+/// What SDKs send JSON as. The mobile ones call it plain text.
+const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
+
 /// A path that Segment's SDKs send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// `/v1/batch`, and its old name `/v1/import`.
+    /// `/v1/batch`, its old name `/v1/import`, and `/v1/b`, which the mobile SDKs send to.
     Batch,
     /// `/v1/track` and the other single calls.
     Single(Call),
@@ -49,7 +51,7 @@ impl Endpoint {
     /// The endpoint of a path, if it is one.
     pub(crate) fn of(path: &str) -> Option<Self> {
         match path.strip_prefix("/v1/")? {
-            "batch" | "import" => Some(Self::Batch),
+            "batch" | "import" | "b" => Some(Self::Batch),
             single => Call::from_name(single).map(Self::Single),
         }
     }
@@ -91,9 +93,7 @@ impl Service {
         let headers = request.headers();
         let by_header = headers.contains_key(AUTHORIZATION);
         let known = if by_header { Some(auth::workspace(headers, &senders.keys)?) } else { None };
-        if request::layout(headers)? != Layout::Json {
-            return Err(Refusal::new(Code::UnsupportedMediaType, "send application/json"));
-        }
+        request::media_type(headers, &MEDIA_TYPES)?;
         let gzip = request::is_gzip(headers)?;
         let bytes_max = endpoint.bytes_max();
         let announced = match request::announced_bytes(headers, bytes_max) {

@@ -81,6 +81,7 @@ fn paths_are_known() {
     for (path, expected) in [
         ("/v1/batch", Some(Endpoint::Batch)),
         ("/v1/import", Some(Endpoint::Batch)),
+        ("/v1/b", Some(Endpoint::Batch)),
         ("/v1/track", Some(Endpoint::Single(Call::Track))),
         ("/v1/identify", Some(Endpoint::Single(Call::Identify))),
         ("/v1/page", Some(Endpoint::Single(Call::Page))),
