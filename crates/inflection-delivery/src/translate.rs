@@ -58,7 +58,7 @@ pub fn translate(
         timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(), // ASCII by construction
         user_id: decided.user.as_ref().map(|user| user.as_str()),
         anonymous_id: anonymous.then(|| body.person.as_str()),
-        integrations: &body.integrations,
+        integrations: if of_another_call(decided, body, call) { "" } else { &body.integrations },
     };
     let start = out.len();
     out.extend_from_slice(body.event_id.as_str().as_bytes());
@@ -134,6 +134,16 @@ fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
         }
         EmailPolicy::Omit => None,
     }
+}
+
+/// Whether a call is the identify that some other fact made necessary. Where that fact's own calls go is no word on where the
+/// person is made known: the identify comes once, and would be missing there for all that follow.
+fn of_another_call(decided: &Decided, body: &Body<'_>, call: &Call) -> bool {
+    // An identify makes no other call and is of no mail. A mail's fact may make no other call either, where its kind was told
+    // of that mail before, or where machines are not told of.
+    let mail = body.email_id.is_some() || body.campaign_run_id.is_some() || body.provider_message_id.is_some();
+    let others = decided.calls.iter().any(|call| call.kind != CallKind::Identify);
+    call.links && (others || mail || body.is_machine)
 }
 
 /// The traits of the person in a fact: a group's are the group's, also where the fact makes its person known.

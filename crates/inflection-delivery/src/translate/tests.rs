@@ -1,6 +1,7 @@
 //! Single items, and what a setting of a connection changes. Everything that a connection sends is in `golden`.
 
 use std::collections::HashSet;
+use std::slice::from_ref;
 
 use inflection_control::{Config, Options};
 use inflection_domain::{
@@ -164,6 +165,25 @@ fn a_groups_traits_are_not_its_members() {
         serde_json::from_slice::<Value>(&out[at.item..]).unwrap()["traits"].clone()
     });
     assert_eq!(traits, [json!({}), json!({"name": "Acme"})]);
+}
+
+#[test]
+fn an_identify_that_another_call_needs_goes_everywhere() {
+    let links = Call { links: true, ..call(CallKind::Identify) };
+    let sent = |body: &Body<'_>, call: &Call, calls: &[Call]| {
+        let body = Body { integrations: r#""All":false"#.into(), event: Some("A".into()), ..body.clone() };
+        let (_, out) = render_one_of(&connection(""), Some("u"), &body, call, calls);
+        String::from_utf8(out).unwrap().contains(r#""integrations":{"All":false}"#)
+    };
+    let plain = Body { email_id: None, campaign_run_id: None, ..body() };
+    let track = call(CallKind::CustomTrack);
+    assert!(!sent(&plain, &links, &[links.clone(), track.clone()]));
+    assert!(sent(&plain, &track, &[links.clone(), track.clone()]), "the track keeps its own");
+    assert!(sent(&plain, &links, from_ref(&links)), "an identify's are its own");
+    assert!(sent(&plain, &call(CallKind::Identify), &[call(CallKind::Identify)]));
+    // A second report of a bounce, and a machine's open where these are not told of, make no call but this.
+    assert!(!sent(&body(), &links, from_ref(&links)));
+    assert!(!sent(&Body { is_machine: true, ..plain }, &links, from_ref(&links)));
 }
 
 /// How often an item has a text. Readers disagree on an object that has a key twice, so parsing would hide it.
