@@ -174,6 +174,7 @@ fn write_context(context: &mut Object<'_>, policy: EmailPolicy, trait_email: Opt
             // Segment asks every partner for its own name here.
             "integration" => {}
             "traits" => traits = inside(member.value, '{', '}').unwrap_or(""),
+            "externalIds" => write_external_ids(context, policy, &member),
             _ => context.members(member.written),
         }
     }
@@ -206,6 +207,34 @@ fn write_own_traits(object: &mut Object<'_>, policy: EmailPolicy, traits: &str) 
             object.members(member.written);
         }
     }
+}
+
+/// Ids of the person elsewhere, of which an address may be one (Segment docs, Identity Resolution: External IDs). What cannot
+/// be read is left out where an address may be in it.
+fn write_external_ids(context: &mut Object<'_>, policy: EmailPolicy, member: &members::Member<'_>) {
+    if policy == EmailPolicy::Plain {
+        return context.members(member.written);
+    }
+    let Some(ids) = inside(member.value, '[', ']') else { return };
+    let kept: Vec<String> = members::elements(ids).filter_map(|id| external_id(policy, id)).collect();
+    if !kept.is_empty() {
+        context.members(&format!("\"externalIds\":[{}]", kept.join(",")));
+    }
+}
+
+/// One of them as it is passed on, if it is.
+fn external_id(policy: EmailPolicy, written: &str) -> Option<String> {
+    let own = inside(written, '{', '}')?;
+    let says = |key: &str| members::value(own, key).and_then(members::string);
+    if !says("type").is_some_and(|kind| kind.eq_ignore_ascii_case("email")) {
+        return Some(written.to_owned());
+    }
+    let hashed = email(policy, &EmailAddress::new(&says("id")?).ok()?)?;
+    let members = members::of(own).map(|member| match &*member.key {
+        "id" => format!("\"id\":\"{hashed}\""),
+        _ => member.written.to_owned(),
+    });
+    Some(format!("{{{}}}", members.collect::<Vec<_>>().join(",")))
 }
 
 /// What is between the brackets of a value.

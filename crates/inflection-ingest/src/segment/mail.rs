@@ -71,7 +71,7 @@ pub(super) fn email_event<'a>(
             | "is_unique_click" | "open_source" | "machine_reason" => continue,
             key if names_an_address(key) => {
                 let [user_id, email] = &mut addresses;
-                let slot = if key == "email" { email } else { user_id };
+                let slot = if key.eq_ignore_ascii_case("email") { email } else { user_id };
                 *slot = slot.take().or_else(|| address(read_again(member.value)));
                 continue;
             }
@@ -94,9 +94,10 @@ pub(super) fn email_event<'a>(
     complete(input, outline, arrival.context)
 }
 
-/// Properties that hold the recipient's address. They become the fact's; what is none is left out.
+/// Properties that hold the recipient's address, whatever their case: warehouses do not tell it apart either. They become
+/// the fact's address, so that what a connection does with addresses holds for them; what is none is left out.
 fn names_an_address(key: &str) -> bool {
-    key == "userId" || key == "email"
+    key.eq_ignore_ascii_case("userId") || key.eq_ignore_ascii_case("email")
 }
 
 /// The address of a clicked link, under our name or Segment's. Anything but a text or a number is none.

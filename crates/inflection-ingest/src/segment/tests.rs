@@ -547,6 +547,20 @@ fn only_what_is_too_much_is_refused() {
 }
 
 #[test]
+fn an_address_among_a_mails_properties_is_its_address_in_any_case() {
+    for name in ["email", "Email", "EMAIL", "userId", "userid", "UserID"] {
+        check(
+            json!({ "type": "track", "event": "Email Opened", "anonymousId": "p", "properties": { name: "ann@example.com", "a": 1 } }),
+            json!({ "kind": "email_opened", "person": "p", "email": "ann@example.com", "properties": { "a": 1 } }),
+        );
+        check(
+            json!({ "type": "track", "event": "Email Opened", "anonymousId": "p", "properties": { name: ["ann@example.com"] } }),
+            json!({ "kind": "email_opened", "person": "p" }),
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_stored_now_is_told_so_that_sdks_wait() {
     for (code, status) in [(Code::StorageUnavailable, 503), (Code::Overloaded, 503), (Code::RateLimited, 429)] {
         let answer = refused(&Refusal::later(code, "later", 7), "req_1");
