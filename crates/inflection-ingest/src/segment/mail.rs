@@ -18,7 +18,7 @@ pub(super) enum Meaning {
     Custom,
 }
 
-/// By its name, as Inflection documents it and as Segment's email specification has it. One name is also used for other
+/// By its name, as Inflection documents it and as Segment's email specification has it. Two names are also used for other
 /// things; then the properties (members without braces) decide.
 pub(super) fn meaning(event: &str, properties: &str) -> Meaning {
     match event {
@@ -29,6 +29,8 @@ pub(super) fn meaning(event: &str, properties: &str) -> Meaning {
         // Many products call clicks of their own so.
         "Link Clicked" if link(properties).is_none() => Meaning::Custom,
         "Link Clicked" | "Email Link Clicked" => Meaning::Email(FactKind::LinkClicked),
+        // And the end of a subscription that is no mail's.
+        "Unsubscribed" if !names_a_mail(properties) => Meaning::Custom,
         "Email Unsubscribed" | "Unsubscribed" => Meaning::Email(FactKind::EmailUnsubscribed),
         name if CallKind::ALL.iter().any(|kind| kind.is_derived() && kind.event_name() == Some(name)) => {
             Meaning::Derived
@@ -98,6 +100,16 @@ pub(super) fn email_event<'a>(
 /// the fact's address, so that what a connection does with addresses holds for them; what is none is left out.
 fn names_an_address(key: &str) -> bool {
     key.eq_ignore_ascii_case("userId") || key.eq_ignore_ascii_case("email")
+}
+
+/// Whether properties say which mail, list or recipient they are about.
+fn names_a_mail(properties: &str) -> bool {
+    members::of(properties).any(|member| match &*member.key {
+        "email_id" | "campaign_id" | "campaign_run_id" | "list_id" | "unsubscribe_scope" | "provider_message_id" => {
+            shown(read_again(member.value)).is_some()
+        }
+        key => names_an_address(key) && address(read_again(member.value)).is_some(),
+    })
 }
 
 /// The address of a clicked link, under our name or Segment's. Anything but a text or a number is none.

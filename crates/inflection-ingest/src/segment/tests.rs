@@ -547,6 +547,25 @@ fn only_what_is_too_much_is_refused() {
 }
 
 #[test]
+fn an_unsubscribed_is_a_mails_when_it_says_which() {
+    for properties in [
+        json!({ "email_id": 7 }),
+        json!({ "campaign_id": "c" }),
+        json!({ "campaign_run_id": "r" }),
+        json!({ "list_id": 7 }),
+        json!({ "unsubscribe_scope": "s" }),
+        json!({ "provider_message_id": "pm" }),
+        json!({ "email": "ann@example.com" }),
+        json!({ "Userid": "ann@example.com" }),
+    ] {
+        let track = json!({ "type": "track", "event": "Unsubscribed", "anonymousId": "p", "properties": properties });
+        assert_eq!(facts(&track)[0]["kind"], "email_unsubscribed", "{properties}");
+    }
+    let named = json!({ "type": "track", "event": "Email Unsubscribed", "anonymousId": "p" });
+    assert_eq!(facts(&named)[0]["kind"], "email_unsubscribed");
+}
+
+#[test]
 fn an_address_among_a_mails_properties_is_its_address_in_any_case() {
     for name in ["email", "Email", "EMAIL", "userId", "userid", "UserID"] {
         check(
