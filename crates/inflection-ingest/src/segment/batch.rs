@@ -45,7 +45,7 @@ enum Content<'a> {
 impl<'a> Envelope<'a> {
     /// Reads all but the items of a batch, which stand each for itself.
     pub(super) fn read(body: &'a [u8], endpoint: Endpoint) -> Result<Self, Refusal> {
-        let mut reader = Reader::new(body)?;
+        let mut reader = Reader::new(body)?.with_negative_zeros();
         if reader.peek() != Some(b'{') {
             // Sound JSON that is no object is another fault than no JSON.
             reader.value(1)?;
@@ -167,7 +167,7 @@ pub(super) fn take<'a>(envelope: &Envelope<'a>, context: Context<'_>, request_id
 
 /// Reads what is no object.
 fn no_item(written: &str) -> Result<(), Fault> {
-    let mut reader = Reader::of(written);
+    let mut reader = Reader::of(written).with_negative_zeros();
     reader.value(2)?;
     reader.end()
 }

@@ -62,7 +62,7 @@ impl<'a> Item<'a> {
     /// Reads the text of one object.
     pub(super) fn read(written: &'a str) -> Result<Self, Fault> {
         let mut item = Self { written, ..Self::default() };
-        let (mut reader, mut keys) = (Reader::of(written), Keys::default());
+        let (mut reader, mut keys) = (Reader::of(written).with_negative_zeros(), Keys::default());
         reader.object(|key, reader| {
             let value = reader.value(2)?;
             if let Some(slot) = item.slot(&key).filter(|_| value != Value::Null) {

@@ -78,7 +78,7 @@ pub(super) fn email_event<'a>(
                 continue;
             }
             key => {
-                if key == "list_id" {
+                if key == "list_id" && kind == FactKind::EmailUnsubscribed {
                     list = word(&member)?;
                 }
                 own.push_str(if own.is_empty() { "" } else { "," });

@@ -547,6 +547,31 @@ fn only_what_is_too_much_is_refused() {
 }
 
 #[test]
+fn what_segment_takes_is_not_refused() {
+    let body = r#"{"batch":[{"type":"track","event":"A","anonymousId":"p","properties":{"a":-0.0,"b":[-0]}}],"x":-0}"#;
+    read(body.as_bytes(), Endpoint::Batch, |taken| {
+        assert_eq!(taken.unwrap().facts[0].body.properties, r#""a":-0.0,"b":[-0]"#);
+    });
+    let custom = |event: &str, properties: Json| {
+        check(
+            json!({ "type": "track", "event": event, "anonymousId": "p", "properties": properties }),
+            json!({ "kind": "custom_track", "person": "p", "event": event, "properties": properties }),
+        );
+    };
+    custom("Link Clicked", json!({ "link_url": { "href": "/a" } }));
+    custom("Link Clicked", json!({ "link_url": ["/a"], "email_link_url": true }));
+    custom("Unsubscribed", json!({ "plan": "gold" }));
+    custom(
+        "Unsubscribed",
+        json!({ "plan": "gold", "email_id": null, "list_id": "", "email": "no address", "userId": 7 }),
+    );
+    check(
+        json!({ "type": "track", "event": "Email Opened", "anonymousId": "p", "properties": { "list_id": [1], "link_url": {} } }),
+        json!({ "kind": "email_opened", "person": "p", "properties": { "list_id": [1] } }),
+    );
+}
+
+#[test]
 fn an_unsubscribed_is_a_mails_when_it_says_which() {
     for properties in [
         json!({ "email_id": 7 }),
