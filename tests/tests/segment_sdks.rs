@@ -371,7 +371,13 @@ fn an_identify_tells_whose_the_mail_to_an_address_is() {
             format!("identifies of {links:?}, the mail's is {anonymous}")
         })
     });
-    Install::Standalone(Box::new(standalone)).settle();
+    let metrics = standalone.admin().get("/metrics").expect("an answer").text();
+    let name = "inflection_ingest_events_accepted_total";
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(name)?.rsplit(' ').next());
+    let install = Install::Standalone(Box::new(standalone));
+    let books = install.settle().raw;
+    assert_eq!(books["events"]["folded"], json!(4), "two opens, the identify, and that of the address");
+    assert_eq!(counted, Some("4"), "the metric counts as the books do");
 }
 
 #[test]

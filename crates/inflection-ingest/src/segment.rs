@@ -127,7 +127,7 @@ impl Service {
     }
 
     fn count(&self, taken: &Taken<'_>, workspace: &WorkspaceId) {
-        self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
+        self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.facts.len() as u64);
         self.metrics.unmapped.with(&[("provider", "segment")]).add(taken.ignored.len() as u64);
         self.rejected.add(workspace, taken.rejected.len() + taken.unnamed);
         for (_, why) in &taken.rejected {
