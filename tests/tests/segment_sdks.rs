@@ -302,6 +302,7 @@ fn what_concerns_the_request_is_answered_as_sdks_understand_it() {
             "decompressed_too_large",
         ),
         ("huge", good.clone().body(huge.clone()), 413, "body_too_large"),
+        ("two hosts", good.clone().header("Host", "a").header("Host", "b"), 400, "bad_header"),
         ("no JSON", good.clone().body("{"), 400, "bad_json"),
         ("no UTF-8", good.clone().body(b"{\"batch\":[\"\xff\"]}".to_vec()), 400, "bad_utf8"),
         ("an array", good.clone().body("[]"), 400, "not_an_object"),

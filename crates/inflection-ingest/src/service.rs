@@ -98,14 +98,18 @@ impl Service {
     /// Answers one request.
     pub(crate) async fn call(self: Arc<Self>, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
         let id = self.request_id();
-        let refuse = |refusal: Refusal| self.refuse(&refusal, &id);
+        let path = request.uri().path().to_owned();
+        // Each door's callers read its own shape.
+        let refuse = |refusal: Refusal| match Endpoint::of(&path) {
+            Some(_) => self.refuse_calls(&refusal, &id),
+            None => self.refuse(&refusal, &id),
+        };
         if let Err(refusal) = request::check_head(request.headers(), ambiguity) {
             return refuse(refusal);
         }
         if self.draining.load(Ordering::Relaxed) {
             return refuse(Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS));
         }
-        let path = request.uri().path().to_owned();
         if path == "/v1/events" {
             if request.method() != Method::POST {
                 return refuse(Refusal::new(Code::MethodNotAllowed, "events are posted"));
