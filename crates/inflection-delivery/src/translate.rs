@@ -1,9 +1,7 @@
 //! From a decision to rendered items, under a connection's settings. Pure.
 
-mod members;
-
 use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
-use inflection_domain::{Body, Call, CallKind, EmailAddress, InstallationId, MessageId};
+use inflection_domain::{Body, Call, CallKind, EmailAddress, InstallationId, MessageId, members};
 use inflection_segment::json::Object;
 use inflection_segment::{Call as SegmentCall, Invalid, Kind};
 use inflection_wire::Decided;
@@ -60,7 +58,7 @@ pub fn translate(
         timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(), // ASCII by construction
         user_id: decided.user.as_ref().map(|user| user.as_str()),
         anonymous_id: anonymous.then(|| body.person.as_str()),
-        integrations: &body.integrations,
+        integrations: if of_another_call(decided, body, call) { "" } else { &body.integrations },
     };
     let start = out.len();
     out.extend_from_slice(body.event_id.as_str().as_bytes());
@@ -138,6 +136,16 @@ fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
     }
 }
 
+/// Whether a call is the identify that some other fact made necessary. Where that fact's own calls go is no word on where the
+/// person is made known: the identify comes once, and would be missing there for all that follow.
+fn of_another_call(decided: &Decided, body: &Body<'_>, call: &Call) -> bool {
+    // An identify makes no other call and is of no mail. A mail's fact may make no other call either, where its kind was told
+    // of that mail before, or where machines are not told of.
+    let mail = body.email_id.is_some() || body.campaign_run_id.is_some() || body.provider_message_id.is_some();
+    let others = decided.calls.iter().any(|call| call.kind != CallKind::Identify);
+    call.links && (others || mail || body.is_machine)
+}
+
 /// The traits of the person in a fact: a group's are the group's, also where the fact makes its person known.
 fn of_person<'b>(decided: &Decided, body: &'b Body<'_>) -> &'b str {
     if decided.calls.iter().any(|call| call.kind == CallKind::Group) { "" } else { &body.traits }
@@ -165,7 +173,8 @@ fn write_context(context: &mut Object<'_>, policy: EmailPolicy, trait_email: Opt
         match &*member.key {
             // Segment asks every partner for its own name here.
             "integration" => {}
-            "traits" => traits = member.value.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(""),
+            "traits" => traits = inside(member.value, '{', '}').unwrap_or(""),
+            "externalIds" => write_external_ids(context, policy, &member),
             _ => context.members(member.written),
         }
     }
@@ -198,6 +207,39 @@ fn write_own_traits(object: &mut Object<'_>, policy: EmailPolicy, traits: &str) 
             object.members(member.written);
         }
     }
+}
+
+/// Ids of the person elsewhere, of which an address may be one (Segment docs, Identity Resolution: External IDs). What cannot
+/// be read is left out where an address may be in it.
+fn write_external_ids(context: &mut Object<'_>, policy: EmailPolicy, member: &members::Member<'_>) {
+    if policy == EmailPolicy::Plain {
+        return context.members(member.written);
+    }
+    let Some(ids) = inside(member.value, '[', ']') else { return };
+    let kept: Vec<String> = members::elements(ids).filter_map(|id| external_id(policy, id)).collect();
+    if !kept.is_empty() {
+        context.members(&format!("\"externalIds\":[{}]", kept.join(",")));
+    }
+}
+
+/// One of them as it is passed on, if it is.
+fn external_id(policy: EmailPolicy, written: &str) -> Option<String> {
+    let own = inside(written, '{', '}')?;
+    let says = |key: &str| members::value(own, key).and_then(members::string);
+    if !says("type").is_some_and(|kind| kind.eq_ignore_ascii_case("email")) {
+        return Some(written.to_owned());
+    }
+    let hashed = email(policy, &EmailAddress::new(&says("id")?).ok()?)?;
+    let members = members::of(own).map(|member| match &*member.key {
+        "id" => format!("\"id\":\"{hashed}\""),
+        _ => member.written.to_owned(),
+    });
+    Some(format!("{{{}}}", members.collect::<Vec<_>>().join(",")))
+}
+
+/// What is between the brackets of a value.
+fn inside(value: &str, opening: char, closing: char) -> Option<&str> {
+    value.strip_prefix(opening)?.strip_suffix(closing)
 }
 
 fn write_page(object: &mut Object<'_>, body: &Body<'_>) {

@@ -12,6 +12,7 @@ mod fold;
 mod hash;
 mod ids;
 mod machine;
+pub mod members;
 mod partition;
 mod state;
 mod timestamp;

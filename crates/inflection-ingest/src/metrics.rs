@@ -5,7 +5,7 @@ use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
 /// Metrics of the ingest stage.
 #[derive(Debug, Clone)]
 pub struct IngestMetrics {
-    /// Events stored and answered for.
+    /// Events stored and answered for: facts, as the ledger counts them. An SDK's identify may be two.
     pub(crate) accepted: CounterFamily,
     /// Events and whole requests refused, by code.
     pub(crate) rejected: CounterFamily,

@@ -54,17 +54,19 @@ pub(crate) fn check_head(headers: &HeaderMap, ambiguity: Option<Ambiguity>) -> R
 
 /// The layout of a body by its content type.
 pub(crate) fn layout(headers: &HeaderMap) -> Result<Layout, Refusal> {
-    let unsupported = || {
-        let message = "send application/json or application/x-ndjson";
-        Refusal::new(Code::UnsupportedMediaType, message)
-    };
+    match media_type(headers, &["application/json", "application/x-ndjson", "application/ndjson"])? {
+        "application/json" => Ok(Layout::Json),
+        _ => Ok(Layout::Lines),
+    }
+}
+
+/// Which of the `known` types a body is, in UTF-8.
+pub(crate) fn media_type<'k>(headers: &HeaderMap, known: &[&'k str]) -> Result<&'k str, Refusal> {
+    let unsupported = || Refusal::new(Code::UnsupportedMediaType, format!("send {}", known.join(" or ")));
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
     let mut parts = text.split(';').map(str::trim);
-    let layout = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-        "application/json" => Layout::Json,
-        "application/x-ndjson" | "application/ndjson" => Layout::Lines,
-        _ => return Err(unsupported()),
-    };
+    let named = parts.next().unwrap_or_default();
+    let found = known.iter().find(|known| named.eq_ignore_ascii_case(known)).ok_or_else(unsupported)?;
     for parameter in parts {
         let Some((name, value)) = parameter.split_once('=') else { continue };
         let utf8 = ["utf-8", "utf8"].iter().any(|name| value.trim().trim_matches('"').eq_ignore_ascii_case(name));
@@ -72,7 +74,7 @@ pub(crate) fn layout(headers: &HeaderMap) -> Result<Layout, Refusal> {
             return Err(Refusal::new(Code::UnsupportedCharset, "only UTF-8 is taken"));
         }
     }
-    Ok(layout)
+    Ok(*found)
 }
 
 /// Whether the body is compressed.

@@ -7,6 +7,8 @@ mod batch;
 mod clock;
 mod facts;
 mod item;
+mod mail;
+mod shared;
 
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, EXPECT};
@@ -17,9 +19,8 @@ use serde_json::{Map, Value, json};
 use crate::answer::{Code, Refusal, json_answer};
 use crate::events::rejected_list;
 use crate::fact::Context;
-use crate::request::Layout;
 use crate::senders::Senders;
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::writer::now;
 use crate::{auth, body, request};
 
@@ -34,10 +35,13 @@ const ITEMS_MAX: usize = 2_500;
 /// Most bytes of a single call: more than an event may have, so that a large one is named for what it is.
 const CALL_BYTES_MAX: usize = 64 * 1024;
 
+/// What SDKs send JSON as. The mobile ones call it plain text.
+const MEDIA_TYPES: [&str; 2] = ["application/json", "text/plain"];
+
 /// A path that Segment's SDKs send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// `/v1/batch`, and its old name `/v1/import`.
+    /// `/v1/batch`, its old name `/v1/import`, and `/v1/b`, which the mobile SDKs send to.
     Batch,
     /// `/v1/track` and the other single calls.
     Single(Call),
@@ -47,7 +51,7 @@ impl Endpoint {
     /// The endpoint of a path, if it is one.
     pub(crate) fn of(path: &str) -> Option<Self> {
         match path.strip_prefix("/v1/")? {
-            "batch" | "import" => Some(Self::Batch),
+            "batch" | "import" | "b" => Some(Self::Batch),
             single => Call::from_name(single).map(Self::Single),
         }
     }
@@ -64,16 +68,19 @@ impl Service {
     /// Answers one request of an SDK.
     pub(crate) async fn segment(&self, request: Request<Body>, endpoint: Endpoint, id: &str) -> Response<Body> {
         if request.method() != Method::POST {
-            return refused(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
+            return self.refuse_calls(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
         }
         match self.take_calls(request, endpoint, id).await {
             Ok(answer) => answer,
-            Err(refusal) => {
-                let count = refusal.rejected.len().max(1) as u64;
-                self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
-                refused(&refusal, id)
-            }
+            Err(refusal) => self.refuse_calls(&refusal, id),
         }
+    }
+
+    /// Counts and answers what is refused as a whole.
+    pub(crate) fn refuse_calls(&self, refusal: &Refusal, id: &str) -> Response<Body> {
+        let count = refusal.rejected.len().max(1) as u64;
+        self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
+        refused(refusal, id)
     }
 
     async fn take_calls(
@@ -86,9 +93,7 @@ impl Service {
         let headers = request.headers();
         let by_header = headers.contains_key(AUTHORIZATION);
         let known = if by_header { Some(auth::workspace(headers, &senders.keys)?) } else { None };
-        if request::layout(headers)? != Layout::Json {
-            return Err(Refusal::new(Code::UnsupportedMediaType, "send application/json"));
-        }
+        request::media_type(headers, &MEDIA_TYPES)?;
         let gzip = request::is_gzip(headers)?;
         let bytes_max = endpoint.bytes_max();
         let announced = match request::announced_bytes(headers, bytes_max) {
@@ -102,17 +107,19 @@ impl Service {
         };
         // Who has shown no key yet takes from the share of those who have not.
         let room = announced.filter(|_| !gzip).unwrap_or(bytes_max);
-        let in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
+        let mut in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
         let bytes = self.read(request.into_body(), bytes_max, gzip).await?;
         let envelope = Envelope::read(&bytes, endpoint)?;
         let workspace = match known {
             Some(workspace) => workspace,
             None => by_body(&envelope, &senders)?,
         };
+        service::reserve_more(&mut in_hand, envelope.added_bytes())?;
         let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
         let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
             self.rejected.add(&workspace, refusal.rejected.len());
         })?;
+        drop(envelope);
         senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
         self.store(&taken.facts, in_hand).await?;
         self.count(&taken, &workspace);
@@ -120,12 +127,13 @@ impl Service {
     }
 
     fn count(&self, taken: &Taken<'_>, workspace: &WorkspaceId) {
-        self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
+        self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.facts.len() as u64);
         self.metrics.unmapped.with(&[("provider", "segment")]).add(taken.ignored.len() as u64);
-        self.rejected.add(workspace, taken.rejected.len());
+        self.rejected.add(workspace, taken.rejected.len() + taken.unnamed);
         for (_, why) in &taken.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
         }
+        self.metrics.rejected.with(&[("code", Code::TooManyEvents.name())]).add(taken.unnamed as u64);
     }
 }
 

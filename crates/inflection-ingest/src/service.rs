@@ -13,7 +13,7 @@ use inflection_bus::Bus;
 use inflection_control::Workspace;
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
@@ -106,11 +106,15 @@ impl Service {
     /// Answers one request.
     pub(crate) async fn call(self: Arc<Self>, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
         let id = self.request_id();
-        let refuse = |refusal: Refusal| self.refuse(&refusal, &id);
+        let path = request.uri().path().to_owned();
+        // Each door's callers read its own shape.
+        let refuse = |refusal: Refusal| match Endpoint::of(&path) {
+            Some(_) => self.refuse_calls(&refusal, &id),
+            None => self.refuse(&refusal, &id),
+        };
         if let Err(refusal) = request::check_head(request.headers(), ambiguity) {
             return refuse(refusal);
         }
-        let path = request.uri().path().to_owned();
         if self.draining.load(Ordering::Relaxed) {
             let leaving = Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS);
             let is_webhook = path.starts_with("/v1/webhooks/");
@@ -243,7 +247,41 @@ impl Service {
 
 /// Room for a body, or a refusal: memory is bounded before it is used.
 fn reserve(room: &Arc<Semaphore>, bytes: usize) -> Result<InHand, Refusal> {
-    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES).max(1)).unwrap_or(u32::MAX);
+    acquire(room, bytes.max(1)).map(Arc::new)
+}
+
+/// More room for a request of which nothing is stored yet, of the share that it has its own from.
+#[expect(clippy::expect_used, reason = "chunks share it, and there are none before facts are stored")]
+pub(crate) fn reserve_more(in_hand: &mut InHand, bytes: usize) -> Result<(), Refusal> {
+    if bytes > 0 {
+        let more = acquire(in_hand.semaphore(), bytes)?;
+        Arc::get_mut(in_hand).expect("only this request has it yet").merge(more);
+    }
+    Ok(())
+}
+
+fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
     let overloaded = |_| Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS);
-    Arc::clone(room).try_acquire_many_owned(permits).map(Arc::new).map_err(overloaded)
+    Arc::clone(room).try_acquire_many_owned(permits).map_err(overloaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_a_request_is_bounded_and_given_back() {
+        let room = Arc::new(Semaphore::new(10));
+        let mut in_hand = reserve(&room, 0).unwrap();
+        assert_eq!(room.available_permits(), 9, "even an empty body takes some");
+        reserve_more(&mut in_hand, 0).unwrap();
+        assert_eq!(room.available_permits(), 9);
+        reserve_more(&mut in_hand, 8 * PERMIT_BYTES + 1).unwrap();
+        assert_eq!(room.available_permits(), 0);
+        let refusal = reserve_more(&mut in_hand, 1).unwrap_err();
+        assert_eq!((refusal.code, refusal.retry_after), (Code::Overloaded, Some(RETRY_SECONDS)));
+        drop(in_hand);
+        assert_eq!(room.available_permits(), 10);
+    }
 }

@@ -1,6 +1,7 @@
 //! Single items, and what a setting of a connection changes. Everything that a connection sends is in `golden`.
 
 use std::collections::HashSet;
+use std::slice::from_ref;
 
 use inflection_control::{Config, Options};
 use inflection_domain::{
@@ -164,6 +165,54 @@ fn a_groups_traits_are_not_its_members() {
         serde_json::from_slice::<Value>(&out[at.item..]).unwrap()["traits"].clone()
     });
     assert_eq!(traits, [json!({}), json!({"name": "Acme"})]);
+}
+
+#[test]
+fn an_identify_that_another_call_needs_goes_everywhere() {
+    let links = Call { links: true, ..call(CallKind::Identify) };
+    let sent = |body: &Body<'_>, call: &Call, calls: &[Call]| {
+        let body = Body { integrations: r#""All":false"#.into(), event: Some("A".into()), ..body.clone() };
+        let (_, out) = render_one_of(&connection(""), Some("u"), &body, call, calls);
+        String::from_utf8(out).unwrap().contains(r#""integrations":{"All":false}"#)
+    };
+    let plain = Body { email_id: None, campaign_run_id: None, ..body() };
+    let track = call(CallKind::CustomTrack);
+    assert!(!sent(&plain, &links, &[links.clone(), track.clone()]));
+    assert!(sent(&plain, &track, &[links.clone(), track.clone()]), "the track keeps its own");
+    assert!(sent(&plain, &links, from_ref(&links)), "an identify's are its own");
+    assert!(sent(&plain, &call(CallKind::Identify), &[call(CallKind::Identify)]));
+    // A second report of a bounce, and a machine's open where these are not told of, make no call but this.
+    assert!(!sent(&body(), &links, from_ref(&links)));
+    assert!(!sent(&Body { is_machine: true, ..plain }, &links, from_ref(&links)));
+}
+
+#[test]
+fn an_external_id_that_is_an_address_is_passed_on_as_the_connection_says() {
+    let check = |policy: &str, written: &str, expected: Value| {
+        let own = Body { event: Some("A".into()), email: None, context: written.into(), ..body() };
+        let item = item(&connection(&format!("email = \"{policy}\"")), Some("u"), &own, &call(CallKind::CustomTrack));
+        assert_eq!(item["context"].get("externalIds").cloned().unwrap_or_default(), expected, "{policy} of {written}");
+    };
+    let hash = "71d4f55f72fa128dfb468a1a3901507c804b74316488744d769d7f4b16696476";
+    let phone = json!({ "id": "+1", "type": "phone" });
+    let address = json!({ "id": "ANN@example.com", "type": "email", "collection": "users", "encoding": "none" });
+    let hashed = json!({ "id": hash, "type": "email", "collection": "users", "encoding": "none" });
+    let both = json!({ "externalIds": [address, phone] }).to_string();
+    let both = both.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap();
+    check("plain", both, json!([address, phone]));
+    check("sha256", both, json!([hashed, phone]));
+    check("omit", both, json!([phone]));
+    let escaped = r#""external\u0049ds" : [ { "\u0069d" : "ann\u0040example.com" , "t\u0079pe":"Email" } ]"#;
+    check("sha256", escaped, json!([{ "id": hash, "type": "Email" }]));
+    check("omit", escaped, json!(null));
+    for unreadable in [
+        r#""externalIds":{"id":"ann@example.com","type":"email"}"#,
+        r#""externalIds":["ann@example.com"]"#,
+        r#""externalIds":[{"id":["ann@example.com"],"type":"email"}]"#,
+    ] {
+        check("sha256", unreadable, json!(null));
+        check("omit", unreadable, json!(null));
+    }
 }
 
 /// How often an item has a text. Readers disagree on an object that has a key twice, so parsing would hide it.

@@ -16,17 +16,22 @@ pub(crate) enum Call {
 }
 
 impl Call {
+    const ALL: [Self; 6] = [Self::Track, Self::Identify, Self::Page, Self::Screen, Self::Group, Self::Alias];
+
     /// The call of a `type`, or of the last part of a path.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "track" => Self::Track,
-            "identify" => Self::Identify,
-            "page" => Self::Page,
-            "screen" => Self::Screen,
-            "group" => Self::Group,
-            "alias" => Self::Alias,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|call| call.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Track => "track",
+            Self::Identify => "identify",
+            Self::Page => "page",
+            Self::Screen => "screen",
+            Self::Group => "group",
+            Self::Alias => "alias",
+        }
     }
 }
 
@@ -57,7 +62,7 @@ impl<'a> Item<'a> {
     /// Reads the text of one object.
     pub(super) fn read(written: &'a str) -> Result<Self, Fault> {
         let mut item = Self { written, ..Self::default() };
-        let (mut reader, mut keys) = (Reader::of(written), Keys::default());
+        let (mut reader, mut keys) = (Reader::of(written).with_negative_zeros(), Keys::default());
         reader.object(|key, reader| {
             let value = reader.value(2)?;
             if let Some(slot) = item.slot(&key).filter(|_| value != Value::Null) {

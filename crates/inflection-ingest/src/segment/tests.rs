@@ -81,6 +81,7 @@ fn paths_are_known() {
     for (path, expected) in [
         ("/v1/batch", Some(Endpoint::Batch)),
         ("/v1/import", Some(Endpoint::Batch)),
+        ("/v1/b", Some(Endpoint::Batch)),
         ("/v1/track", Some(Endpoint::Single(Call::Track))),
         ("/v1/identify", Some(Endpoint::Single(Call::Identify))),
         ("/v1/page", Some(Endpoint::Single(Call::Page))),
@@ -220,16 +221,87 @@ fn what_envelope_and_item_say_of_context_is_merged() {
     });
 }
 
+/// A batch of items with an envelope's `context` of so many bytes.
+fn batch_with_context(context_bytes: usize, items: &[Json]) -> Vec<u8> {
+    let context = json!({ "a": "x".repeat(context_bytes - r#""a":"","#.len()) });
+    json!({ "context": context, "batch": items }).to_string().into_bytes()
+}
+
 #[test]
 fn what_is_merged_is_bounded() {
-    let item = json!({ "type": "track", "event": "A", "userId": "u" });
+    let item = json!({ "type": "track", "event": "A", "userId": "u", "context": { "ip": "1.1.1.1" } });
     let outcome = |context_bytes: usize, items: usize| {
-        let body = json!({ "context": { "a": "x".repeat(context_bytes) }, "batch": vec![&item; items] }).to_string();
-        read(body.as_bytes(), Endpoint::Batch, |taken| taken.map(|taken| taken.accepted).map_err(|why| why.code))
+        let body = batch_with_context(context_bytes, &vec![item.clone(); items]);
+        let added = Envelope::read(&body, Endpoint::Batch).map(|envelope| envelope.added_bytes()).unwrap_or_default();
+        read(&body, Endpoint::Batch, |taken| {
+            let taken = taken.map_err(|why| (why.code, why.rejected.len()))?;
+            let merged: usize = taken.facts.iter().map(|fact| fact.body.context.len()).sum();
+            // What is taken room for: the facts, and as much again for what is made of them.
+            assert!(2 * merged <= added + 2 * body.len(), "{merged} bytes of {context_bytes} in {items} items");
+            assert!(added <= 2 * batch::SHARED_BYTES_MAX);
+            Ok((taken.accepted, added))
+        })
     };
-    assert_eq!(outcome(20_000, 100), Ok(100));
-    assert_eq!(outcome(20_000, 2_000), Err(Code::BodyTooLarge));
-    assert_eq!(outcome(31_000, 1), Err(Code::EventTooLarge), "no item could carry it");
+    assert_eq!(outcome(20_000, 50), Ok((50, 2 * 50 * 20_000)));
+    assert_eq!(outcome(20_000, 60), Err((Code::BodyTooLarge, 0)));
+    assert_eq!(outcome(420, 2_400), Ok((2_400, 2 * 2_400 * 420)));
+    assert_eq!(outcome(420, 2_500), Err((Code::BodyTooLarge, 0)));
+    assert_eq!(outcome(33_000, 1), Err((Code::EventTooLarge, 0)), "no item could carry it: none is read");
+    assert_eq!(outcome(31_000, 1), Err((Code::EventTooLarge, 1)));
+}
+
+#[test]
+fn room_is_taken_for_both_facts_of_an_identify() {
+    let item = json!({ "type": "identify", "userId": "u", "traits": { "email": "ann@example.com" }, "integrations": { "a": 1 } });
+    let body = json!({ "integrations": { "b": "x".repeat(10_000) }, "batch": vec![item; 20] }).to_string();
+    let added = Envelope::read(body.as_bytes(), Endpoint::Batch).unwrap().added_bytes();
+    read(body.as_bytes(), Endpoint::Batch, |taken| {
+        let facts = taken.unwrap().facts;
+        let merged: usize = facts.iter().map(|fact| fact.body.integrations.len() - r#""a":1"#.len()).sum();
+        assert_eq!((facts.len(), 2 * merged), (40, added));
+    });
+}
+
+#[test]
+fn many_keys_around_many_keys_are_refused_unread() {
+    let keys = |count: usize, name: &str| -> Json {
+        (0..count).map(|key| (format!("{name}{key:x}"), json!(1))).collect::<Map<_, _>>().into()
+    };
+    let item = json!({ "type": "track", "event": "A", "userId": "u", "context": keys(2_000, "o") });
+    let outcome = |shared: usize, items: &[Json]| {
+        let body = json!({ "context": keys(shared, "s"), "batch": items }).to_string();
+        read(body.as_bytes(), Endpoint::Batch, |taken| {
+            taken.map(|taken| (taken.accepted, taken.rejected.len())).map_err(|why| (why.code, why.rejected.len()))
+        })
+    };
+    assert_eq!(outcome(80_000, &vec![item.clone(); 8]), Err((Code::EventTooLarge, 0)));
+    // An item that with what is shared is too large is refused, before the two are merged; the others are not.
+    let small = json!({ "type": "track", "event": "A", "userId": "u" });
+    assert_eq!(outcome(1_500, &[item.clone(), small]), Ok((1, 1)));
+    assert_eq!(outcome(100, &[item]), Ok((1, 0)));
+}
+
+#[test]
+fn what_the_envelope_says_has_its_meaning() {
+    let batch = |item: Json, context: Json| {
+        let item = with(json!({ "type": "track", "event": "Email Opened", "messageId": "m" }), item);
+        let body = json!({ "context": context, "batch": [item] }).to_string();
+        read(body.as_bytes(), Endpoint::Batch, |taken| story(&taken.unwrap().facts[0]))
+    };
+    let address = json!({ "traits": { "email": "ann@example.com" } });
+    let opened = batch(json!({}), address.clone());
+    assert_eq!(opened["email"], "ann@example.com");
+    assert_eq!(opened["person"], batch(json!({ "context": address }), json!({}))["person"]);
+    let other = json!({ "context": { "traits": { "email": "bob@example.com" } } });
+    assert_eq!(batch(other, address.clone())["email"], "bob@example.com");
+    let plan = json!({ "userId": "u", "context": { "traits": { "plan": "pro" } } });
+    assert_eq!(batch(plan, address.clone()).get("email"), None, "traits win as a whole");
+    assert_eq!(batch(json!({ "event": "A", "userId": "u" }), address.clone())["email"], "ann@example.com");
+    assert_eq!(batch(json!({ "type": "identify", "userId": "u" }), address)["email"], "ann@example.com");
+    let agent = json!({ "userAgent": "Mozilla/5.0" });
+    assert_eq!(batch(json!({ "userId": "u" }), agent.clone())["machine"], true);
+    let own = json!({ "userId": "u", "context": { "userAgent": "Mozilla/5.0 (X11)" } });
+    assert_eq!(batch(own, agent).get("machine"), None);
 }
 
 #[test]
@@ -292,8 +364,41 @@ fn ids_are_the_senders_or_the_contents_or_new() {
     assert_eq!(id(json!({ "messageId": "m" })), "m");
     let dated = id(json!({ "timestamp": AT }));
     assert!(dated.as_str().unwrap().starts_with("content-"));
-    assert_eq!(dated, id(json!({ "timestamp": AT })));
-    assert_ne!(dated, id(json!({ "timestamp": AT, "properties": {} })));
+    // An SDK that tries again says so in `sentAt`; and a key may have been exchanged meanwhile.
+    for same in [
+        json!({}),
+        json!({ "sentAt": "2026-11-23T09:59:01Z" }),
+        json!({ "sentAt": "2026-11-23T09:59:31Z", "writeKey": "k" }),
+        json!({ "writeKey": "other", "_metadata": { "failedAttempts": 1 } }),
+        json!({ "properties": {} }),
+    ] {
+        assert_eq!(dated, id(with(json!({ "timestamp": AT }), same.clone())), "{same}");
+    }
+    let mut ids = std::collections::HashSet::from([dated]);
+    for other in [
+        json!({ "type": "page" }),
+        json!({ "timestamp": "2026-11-23T09:59:00.001Z" }),
+        json!({ "originalTimestamp": AT }),
+        json!({ "event": "B" }),
+        json!({ "userId": "v" }),
+        json!({ "userId": "uA", "event": "" , "type": "page" }),
+        json!({ "anonymousId": "p" }),
+        json!({ "name": "A" }),
+        json!({ "category": "A" }),
+        json!({ "groupId": "A" }),
+        json!({ "properties": { "a": 1 } }),
+        json!({ "traits": { "a": 1 } }),
+        json!({ "context": { "a": 1 } }),
+        json!({ "integrations": { "a": 1 } }),
+    ] {
+        assert!(ids.insert(id(with(json!({ "timestamp": AT }), other.clone()))), "{other}");
+    }
+    let single = |path: Call| {
+        let body = json!({ "userId": "u", "timestamp": AT, "event": "A" }).to_string();
+        read(body.as_bytes(), Endpoint::Single(path), |taken| story(&taken.unwrap().facts[0])["id"].clone())
+    };
+    assert_eq!(single(Call::Track), id(json!({ "timestamp": AT })));
+    assert_ne!(single(Call::Track), single(Call::Page));
     assert_eq!(id(json!({})), "req_1-0");
     assert_eq!(id(json!({ "messageId": null })), "req_1-0");
 }
@@ -369,11 +474,15 @@ fn faults_of_an_items_text_are_the_items() {
         (r#"{"type":"track","type":"page"}"#, Code::DuplicateKey),
         (r#"{"type":"track","properties":{"a":1,"\u0061":2}}"#, Code::DuplicateKey),
         (r#"{"type":"track","event":"\ud83d"}"#, Code::BadUtf8),
-        (r#"{"type":"track","properties":{"a":-0.0}}"#, Code::BadNumber),
         (r#"{"type":"track","properties":{"a":NaN}}"#, Code::BadNumber),
         (&format!(r#"{{"type":"track","properties":{deep}}}"#), Code::TooDeep),
         ("[1]", Code::NotAnObject),
         ("null", Code::NotAnObject),
+        (" \"},{\" ", Code::NotAnObject),
+        ("NaN", Code::BadNumber),
+        ("-Infinity", Code::BadNumber),
+        ("[1e999]", Code::BadNumber),
+        (r#""\ud83d""#, Code::BadUtf8),
     ] {
         let good = |id: u8| format!(r#"{{"type":"track","event":"A","userId":"u","messageId":"{id}"}}"#);
         let body = format!(r#"{{"batch":[{},{bad},{}]}}"#, good(1), good(2));
@@ -396,7 +505,6 @@ fn faults_of_the_body_take_nothing() {
     };
     let item = r#"{"type":"track","event":"A","userId":"u"}"#;
     let bad = r#"{"type":"track","userId":"u"}"#;
-    let many = format!("{{\"batch\":[{}]}}", vec![item; ITEMS_MAX + 1].join(","));
     for (body, code, rejected) in [
         ("", Code::BadJson, 0),
         ("[]", Code::NotAnObject, 0),
@@ -410,7 +518,9 @@ fn faults_of_the_body_take_nothing() {
         (&format!("{{\"batch\":[{item}}}"), Code::BadJson, 0),
         (&format!("{{\"batch\":[{item},{{'a':1}}]}}"), Code::BadJson, 0),
         (&format!("{{\"batch\":[{bad},{bad}]}}"), Code::MissingField, 2),
-        (&many, Code::TooManyEvents, 0),
+        (&format!("{{\"batch\":[{item},nul]}}"), Code::BadJson, 0),
+        (&format!("{{\"batch\":[{item} 1]}}"), Code::BadJson, 0),
+        (&format!("{{\"batch\":[{item},,{item}]}}"), Code::BadJson, 0),
     ] {
         let name: String = body.chars().take(80).collect();
         assert_eq!(refusal(body, Endpoint::Batch), Err((code, rejected)), "{name}");
@@ -419,10 +529,79 @@ fn faults_of_the_body_take_nothing() {
     assert_eq!(refusal(r#"{"userId":"u"}"#, track), Err((Code::MissingField, 1)));
     assert_eq!(refusal(r#"{"userId":"u","userId":"u"}"#, track), Err((Code::DuplicateKey, 0)));
     assert_eq!(refusal(r#"{"userId":"u","event":"A"}"#, track), Ok(()));
-    assert_eq!(
-        refusal(&many.replacen("},{", "},{\"messageId\":\"m\",", 1), Endpoint::Batch),
-        Err((Code::TooManyEvents, 0))
+}
+
+#[test]
+fn only_what_is_too_much_is_refused() {
+    let outcome = |items: usize| {
+        let body = json!({ "batch": vec![json!({ "type": "track", "event": "A", "userId": "u" }); items] }).to_string();
+        read(body.as_bytes(), Endpoint::Batch, |taken| {
+            let taken = taken.unwrap();
+            let rejected: Vec<_> = taken.rejected.iter().map(|(index, why)| (*index, why.code)).collect();
+            (taken.accepted, rejected, taken.unnamed)
+        })
+    };
+    assert_eq!(outcome(ITEMS_MAX), (ITEMS_MAX, vec![], 0));
+    assert_eq!(outcome(ITEMS_MAX + 1), (ITEMS_MAX, vec![(ITEMS_MAX, Code::TooManyEvents)], 0));
+    assert_eq!(outcome(ITEMS_MAX + 40), (ITEMS_MAX, vec![(ITEMS_MAX, Code::TooManyEvents)], 39));
+}
+
+#[test]
+fn what_segment_takes_is_not_refused() {
+    let body = r#"{"batch":[{"type":"track","event":"A","anonymousId":"p","properties":{"a":-0.0,"b":[-0]}}],"x":-0}"#;
+    read(body.as_bytes(), Endpoint::Batch, |taken| {
+        assert_eq!(taken.unwrap().facts[0].body.properties, r#""a":-0.0,"b":[-0]"#);
+    });
+    let custom = |event: &str, properties: Json| {
+        check(
+            json!({ "type": "track", "event": event, "anonymousId": "p", "properties": properties }),
+            json!({ "kind": "custom_track", "person": "p", "event": event, "properties": properties }),
+        );
+    };
+    custom("Link Clicked", json!({ "link_url": { "href": "/a" } }));
+    custom("Link Clicked", json!({ "link_url": ["/a"], "email_link_url": true }));
+    custom("Unsubscribed", json!({ "plan": "gold" }));
+    custom(
+        "Unsubscribed",
+        json!({ "plan": "gold", "email_id": null, "list_id": "", "email": "no address", "userId": 7 }),
     );
+    check(
+        json!({ "type": "track", "event": "Email Opened", "anonymousId": "p", "properties": { "list_id": [1], "link_url": {} } }),
+        json!({ "kind": "email_opened", "person": "p", "properties": { "list_id": [1] } }),
+    );
+}
+
+#[test]
+fn an_unsubscribed_is_a_mails_when_it_says_which() {
+    for properties in [
+        json!({ "email_id": 7 }),
+        json!({ "campaign_id": "c" }),
+        json!({ "campaign_run_id": "r" }),
+        json!({ "list_id": 7 }),
+        json!({ "unsubscribe_scope": "s" }),
+        json!({ "provider_message_id": "pm" }),
+        json!({ "email": "ann@example.com" }),
+        json!({ "Userid": "ann@example.com" }),
+    ] {
+        let track = json!({ "type": "track", "event": "Unsubscribed", "anonymousId": "p", "properties": properties });
+        assert_eq!(facts(&track)[0]["kind"], "email_unsubscribed", "{properties}");
+    }
+    let named = json!({ "type": "track", "event": "Email Unsubscribed", "anonymousId": "p" });
+    assert_eq!(facts(&named)[0]["kind"], "email_unsubscribed");
+}
+
+#[test]
+fn an_address_among_a_mails_properties_is_its_address_in_any_case() {
+    for name in ["email", "Email", "EMAIL", "userId", "userid", "UserID"] {
+        check(
+            json!({ "type": "track", "event": "Email Opened", "anonymousId": "p", "properties": { name: "ann@example.com", "a": 1 } }),
+            json!({ "kind": "email_opened", "person": "p", "email": "ann@example.com", "properties": { "a": 1 } }),
+        );
+        check(
+            json!({ "type": "track", "event": "Email Opened", "anonymousId": "p", "properties": { name: ["ann@example.com"] } }),
+            json!({ "kind": "email_opened", "person": "p" }),
+        );
+    }
 }
 
 #[test]

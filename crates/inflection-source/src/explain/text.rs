@@ -54,8 +54,8 @@ impl fmt::Display for CallStory {
             Fate::Pending => "pending",
             Fate::Filtered => "filtered",
         };
-        let why = why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-        writeln!(f, "  call      {call} to {connection}: {fate}{why}  {message_id}")?;
+        let why = why.as_ref().map_or(String::new(), |why| format!(" ({})", plain(why)));
+        writeln!(f, "  call      {} to {connection}: {fate}{why}  {message_id}", plain(call))?;
         self.attempts.iter().try_for_each(|attempt| writeln!(f, "    attempt {attempt}"))
     }
 }
@@ -111,6 +111,10 @@ mod tests {
             calls: vec![
                 call(Fate::Accepted, None, vec![attempt(0, "unanswered", 500), attempt(200, "accepted", 0)]),
                 call(Fate::Dead, Some("bad_request"), vec![]),
+                CallStory {
+                    call: "\u{1b}[31mred\u{1b}[0m\nline\u{9b}".to_owned(),
+                    ..call(Fate::Filtered, None, vec![])
+                },
             ],
         };
         let searched = Searched { partitions: 4, messages: 9, whole: false };
@@ -125,6 +129,7 @@ event e-1
     attempt 2026-01-31T23:59:59.123Z  no answer  unanswered after 3 ms, then nothing was sent for 500 ms
     attempt 2026-01-31T23:59:59.123Z  200  accepted after 3 ms
   call      Email Opened to prod: dead (bad_request)  infl_1
+  call      \u{fffd}[31mred\u{fffd}[0m\u{fffd}line\u{fffd} to prod: filtered  infl_1
 
 note      n
 searched  9 messages of 4 partitions, and not all there is";

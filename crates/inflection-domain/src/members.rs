@@ -5,19 +5,19 @@
 
 use std::borrow::Cow;
 
-/// One member.
+/// One member of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member<'a> {
+pub struct Member<'a> {
     /// What the key says, without quotes and escapes.
-    pub(super) key: Cow<'a, str>,
+    pub key: Cow<'a, str>,
     /// The value as written.
-    pub(super) value: &'a str,
+    pub value: &'a str,
     /// The whole member as written.
-    pub(super) written: &'a str,
+    pub written: &'a str,
 }
 
-/// The members of an object whose text, without braces, is `text`.
-pub(super) fn of(text: &str) -> impl Iterator<Item = Member<'_>> {
+/// The members of an object whose text, without braces, is `text`. A walk from front to back, whatever is in it.
+pub fn of(text: &str) -> impl Iterator<Item = Member<'_>> {
     let mut rest = text.trim_ascii();
     std::iter::from_fn(move || {
         let (written, after) = split(rest, b',');
@@ -28,12 +28,30 @@ pub(super) fn of(text: &str) -> impl Iterator<Item = Member<'_>> {
 }
 
 /// Whether one of the members has this key.
-pub(super) fn has(text: &str, key: &str) -> bool {
-    of(text).any(|member| member.key == key)
+#[must_use]
+pub fn has(text: &str, key: &str) -> bool {
+    value(text, key).is_some()
+}
+
+/// The value, as written, of the first member with this key.
+#[must_use]
+pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    of(text).find(|member| member.key == key).map(|member| member.value)
+}
+
+/// The elements of an array whose text, without brackets, is `text`, as written.
+pub fn elements(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text.trim_ascii()).filter(|text| !text.is_empty());
+    std::iter::from_fn(move || {
+        let (element, after) = split(rest?, b',');
+        rest = Some(after).filter(|after| !after.is_empty());
+        Some(element.trim_ascii())
+    })
 }
 
 /// What a JSON string says; `None` for any other value.
-pub(super) fn string(value: &str) -> Option<Cow<'_, str>> {
+#[must_use]
+pub fn string(value: &str) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { unescaped(inner).map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
@@ -136,6 +154,13 @@ mod tests {
     fn keys_are_compared_without_their_escapes() {
         assert!(has(r#""a":1,"\u0065m\u0061il":2"#, "email"));
         assert!(!has(r#""a":{"email":1},"b":"email","Email":2"#, "email"));
+    }
+
+    #[test]
+    fn elements_are_walked() {
+        let walk = |text| elements(text).collect::<Vec<_>>();
+        assert_eq!(walk(" "), [""; 0]);
+        assert_eq!(walk(r#" 1 , "a,b" ,[2,3],{"c":4,"d":"]"} "#), ["1", r#""a,b""#, "[2,3]", r#"{"c":4,"d":"]"}"#]);
     }
 
     #[test]
