@@ -2,17 +2,21 @@
 //!
 //! * `blobs`: an object store bucket;
 //! * `client`: the connection, appends, last messages, purges;
+//! * `publish`: one message into a stream, through elections and reconnects;
+//! * `availability`: whether the streams have leaders that answer;
 //! * `records`: keyed records over a KV bucket's stream;
 //! * `watch`: following keyed records;
 //! * `reader`: reading a subject in order from one's own position;
 //! * `provision`: streams and buckets, and whether they keep what we promise;
 //! * `monitor`: what only the server's monitoring port tells.
 
+mod availability;
 mod backoff;
 mod blobs;
 mod client;
 mod monitor;
 mod provision;
+mod publish;
 mod reader;
 mod records;
 mod watch;
