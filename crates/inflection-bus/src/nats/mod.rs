@@ -37,8 +37,8 @@ pub struct NatsConfig {
     pub creds_file: Option<PathBuf>,
     /// Certificate authorities for TLS, PEM.
     pub ca_file: Option<PathBuf>,
-    /// A server's monitoring address, `http://host:8222`: only there can be read whether it syncs every write.
-    pub monitor_url: Option<String>,
+    /// The servers' monitoring addresses, `http://host:8222`: only there can be read whether they sync every write.
+    pub monitor_urls: Vec<String>,
     /// Name of this client in the server's listings.
     pub name: String,
 }
