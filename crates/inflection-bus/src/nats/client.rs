@@ -25,8 +25,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Room for headers in a message, taken from the server's payload limit.
 const HEADER_BYTES: usize = 1024;
-/// A half-open connection is noticed after two of these.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection to a server that hangs, or to nobody any more, is left when two of these have no answer.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A connection to NATS.
 #[derive(Debug, Clone)]
