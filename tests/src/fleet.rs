@@ -1,4 +1,4 @@
-//! The three stages as processes of their own on a nats-server.
+//! The three stages as processes of their own on a nats-server, or on a cluster of three.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::admin::{Admin, Ledger};
 use crate::binary::{self, binary};
+use crate::cluster::NatsCluster;
 use crate::config::{self, Workspace};
 use crate::nats::NatsServer;
 use crate::ports;
@@ -61,12 +62,46 @@ pub struct Worker {
     process: Process,
 }
 
+/// What a fleet talks to.
+#[derive(Debug)]
+enum Nats {
+    /// One server. That is below the durability policy, and the stages are told to use it all the same.
+    One(NatsServer),
+    /// Three servers, and three replicas of everything.
+    Cluster(NatsCluster),
+}
+
+impl Nats {
+    fn url(&self) -> String {
+        match self {
+            Self::One(server) => server.url(),
+            Self::Cluster(cluster) => cluster.url(),
+        }
+    }
+
+    /// What `provision` and the stages are told of it.
+    fn arguments(&self) -> Vec<String> {
+        let policy = match self {
+            Self::One(_) => vec!["--allow-degraded".to_owned()],
+            Self::Cluster(cluster) => vec!["--nats-monitor-url".to_owned(), cluster.monitor_url()],
+        };
+        [vec!["--nats-url".to_owned(), self.url()], policy].concat()
+    }
+
+    fn replicas(&self) -> &'static str {
+        match self {
+            Self::One(_) => "1",
+            Self::Cluster(_) => "3",
+        }
+    }
+}
+
 /// A fleet with at least one process per stage.
 #[derive(Debug)]
 pub struct Fleet {
     // Stages go before the server they talk to, and everything before the directory.
     workers: Vec<Worker>,
-    nats: NatsServer,
+    nats: Nats,
     listen: SocketAddr,
     folder: TempDir,
 }
@@ -80,9 +115,20 @@ impl Fleet {
     /// Starts like [`Fleet::start`], delivery with further arguments.
     pub fn start_with(segment: &Segment, workspaces: &[Workspace], delivery: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
+        let nats = Nats::One(NatsServer::start(folder.path()));
+        Self::start_on(nats, folder, segment, workspaces, delivery)
+    }
+
+    /// Starts a cluster of three servers and the stages on it, without leave to use less than the durability policy.
+    pub fn start_on_cluster(segment: &Segment, workspaces: &[Workspace]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let nats = Nats::Cluster(NatsCluster::start(folder.path()));
+        Self::start_on(nats, folder, segment, workspaces, &[])
+    }
+
+    fn start_on(nats: Nats, folder: TempDir, segment: &Segment, workspaces: &[Workspace], delivery: &[&str]) -> Self {
         let config = folder.path().join("inflection.toml");
         fs::write(&config, config::render(workspaces, &segment.url())).expect("a configuration can be written");
-        let nats = NatsServer::start(folder.path());
         let mut fleet = Self { workers: Vec::new(), nats, listen: ports::free(), folder };
         fleet.provision();
         for stage in Stage::ALL {
@@ -138,9 +184,22 @@ impl Fleet {
         self.worker(stage, 0).start_again();
     }
 
-    /// The server.
+    /// The server, of a fleet on one.
+    #[track_caller]
     pub fn nats(&mut self) -> &mut NatsServer {
-        &mut self.nats
+        match &mut self.nats {
+            Nats::One(server) => server,
+            Nats::Cluster(_) => panic!("this fleet is on a cluster"),
+        }
+    }
+
+    /// The cluster, of a fleet on one.
+    #[track_caller]
+    pub fn cluster(&mut self) -> &mut NatsCluster {
+        match &mut self.nats {
+            Nats::Cluster(cluster) => cluster,
+            Nats::One(_) => panic!("this fleet is on a single server"),
+        }
     }
 
     /// The server's address as `--nats-url` takes it.
@@ -214,10 +273,9 @@ impl Fleet {
     }
 
     fn provision(&self) {
-        let url = self.nats.url();
-        let partitions = PARTITIONS.to_string();
-        let arguments =
-            ["provision", "--nats-url", &url, "--partitions", &partitions, "--replicas", "1", "--allow-degraded"];
+        let (nats, partitions) = (self.nats.arguments(), PARTITIONS.to_string());
+        let mut arguments = vec!["provision", "--partitions", &partitions, "--replicas", self.nats.replicas()];
+        arguments.extend(nats.iter().map(String::as_str));
         let finished = binary::run(&arguments, Duration::from_secs(60));
         assert_eq!(finished.code, Some(0), "provision: {}", finished.output);
     }
@@ -226,19 +284,17 @@ impl Fleet {
         let admin_listen = ports::free();
         let mut arguments: Vec<String> = [
             stage.name(),
-            "--nats-url",
-            &self.nats.url(),
             "--config",
             &self.folder.path().join("inflection.toml").display().to_string(),
             "--admin-listen",
             &admin_listen.to_string(),
             "--allow-insecure-endpoint",
-            "--allow-degraded",
             "--snapshot-every-bytes",
             SNAPSHOT_EVERY_BYTES,
         ]
         .map(str::to_owned)
         .to_vec();
+        arguments.extend(self.nats.arguments());
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         if stage == Stage::Ingest {
             arguments.extend(["--listen".to_owned(), self.listen.to_string()]);

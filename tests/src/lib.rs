@@ -7,6 +7,7 @@
 //! | module | for |
 //! |---|---|
 //! | [`install`] | one install, standalone or fleet, behind one face |
+//! | [`nats`], [`cluster`] | the bus of a fleet: one nats-server, or three that lose each other |
 //! | [`segment`] | the stand-in for Segment: what arrived, and faults on demand |
 //! | [`fact`] | events as a sender writes them |
 //! | [`sender`], [`load`] | sending one by one, and load that keeps a history |
@@ -25,6 +26,7 @@ pub mod announce;
 pub mod arrived;
 pub mod binary;
 pub mod checker;
+pub mod cluster;
 pub mod config;
 pub mod fact;
 pub mod fleet;

@@ -47,6 +47,25 @@ pub enum OpenError {
     /// A stream or bucket does not exist.
     #[error("stream {0} does not exist on the bus: run `inflection-source provision` first")]
     NotProvisioned(String),
+    /// A stream exists, but nobody says how it is: its servers have no majority, or cannot be reached.
+    #[error("stream {stream} has no leader that answers")]
+    NoLeader {
+        /// The stream.
+        stream: String,
+        /// What the server, or the client, says.
+        source: Source,
+    },
+    /// Fewer servers than replicas.
+    #[error(
+        "{replicas} replicas need as many servers with JetStream in one cluster, and there are fewer ({why}): give the \
+         addresses of a cluster of three with --nats-url, or use what is there with --replicas 1 --allow-degraded"
+    )]
+    TooFewServers {
+        /// Replicas that were asked for.
+        replicas: usize,
+        /// What the server says.
+        why: String,
+    },
     /// The server refuses an administrative request.
     #[error("the server refused to {what}")]
     Refused {

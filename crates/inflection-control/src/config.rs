@@ -54,8 +54,8 @@ pub struct BusSettings {
     pub creds_file: Option<PathBuf>,
     /// Certificate authorities for TLS to NATS, PEM.
     pub ca_file: Option<PathBuf>,
-    /// Monitoring address of a NATS server.
-    pub monitor_url: Option<String>,
+    /// Monitoring addresses of the NATS servers.
+    pub monitor_urls: Vec<String>,
 }
 
 /// A customer.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use inflection_bus::{Bus, InvalidName, Log, ReadError};
+use inflection_bus::{Bus, InvalidName, Log, ReadError, RecordError};
 use inflection_control::Directory;
 use inflection_domain::{ConnectionId, WorkspaceId};
 use inflection_ownership::{Change, Shares, StopWait};
 use inflection_segment::ClientError;
-use inflection_wire::{DecodeError, Installation, ParkedBatch};
+use inflection_wire::{ConnectionTotals, DecodeError, DeliveryProgress, Installation, ParkedBatch};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,21 @@ pub enum DeliveryError {
     Panicked(#[source] JoinError),
 }
 
+impl DeliveryError {
+    /// Whether waiting for the bus may help.
+    fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::Unavailable(_))
+                | Self::Progress {
+                    source: ProgressError::Record(RecordError::Unavailable(_))
+                        | ProgressError::Parked(ReadError::Unavailable(_)),
+                    ..
+                }
+        )
+    }
+}
+
 /// Starts delivery: gives a handle, and the stage itself to be awaited. It serves the partitions it is given, each until it
 /// is taken away, and ends when there will be none.
 ///
@@ -186,6 +201,9 @@ async fn run(
     }
 }
 
+/// A partition's progress, that record's revision, and the end of each of its parked logs: whose, where, and its books.
+type Standing = (DeliveryProgress, Option<u64>, Vec<(ConnectionKey, u64, ConnectionTotals)>);
+
 /// What serving a partition takes.
 #[derive(Debug)]
 struct Service {
@@ -200,7 +218,7 @@ impl Service {
     async fn serve(&self, partition: u16, stop: CancellationToken) -> Result<(), DeliveryError> {
         let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { return Ok(()) };
         while !stop.is_cancelled() {
-            let after = self.open(partition, tracked).await?;
+            let Some(after) = self.open(partition, tracked, &stop).await? else { return Ok(()) };
             let finish = CancellationToken::new();
             let mut keeping = JoinSet::new();
             keeping.spawn(Arc::clone(tracked).keep(self.shared.bus.clone(), partition, finish.clone()));
@@ -230,19 +248,28 @@ impl Service {
         Ok(())
     }
 
-    /// Reads where a partition stands and tells every connection; gives where reading begins.
-    async fn open(&self, partition: u16, tracked: &Tracked) -> Result<u64, DeliveryError> {
+    /// Reads where a partition stands, through outages of the bus, and tells every connection; gives where reading begins.
+    /// `None` when it was told to stop meanwhile.
+    async fn open(
+        &self,
+        partition: u16,
+        tracked: &Tracked,
+        stop: &CancellationToken,
+    ) -> Result<Option<u64>, DeliveryError> {
         let _opening = self.shared.opening.lock().await;
-        let bus = &self.shared.bus;
-        let (progress, revision) =
-            load_revision(bus, partition).await.map_err(|source| DeliveryError::Progress { partition, source })?;
-        let mut parked = Vec::new();
-        for log in bus.logs("parked").await? {
-            let Some((key, _)) = of_log(&log).filter(|(_, number)| *number == partition) else { continue };
-            let Some(last) = bus.last(&log).await? else { continue };
-            let damaged = |source| DeliveryError::Damaged { log: log.clone(), source };
-            parked.push((key, last.sequence, ParkedBatch::decode_totals(last.payload).map_err(damaged)?));
-        }
+        let (progress, revision, parked) = loop {
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            match self.standing(partition).await {
+                Ok(standing) => break standing,
+                Err(error) if error.is_outage() && !self.shared.bus.has_failed() => {
+                    tracing::warn!(partition, ?error, "a partition waits for the bus");
+                    pause(REOPEN_WAIT, stop).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let lasts: Vec<(ConnectionKey, u64)> = parked.iter().map(|(key, last, _)| (key.clone(), *last)).collect();
         let totals = parked.into_iter().map(|(key, _, totals)| (key, totals)).collect();
         let books = Books::new(progress, totals);
@@ -256,7 +283,22 @@ impl Service {
             }
             tell(&entry, self.shared.share.command()).await;
         }
-        Ok(after)
+        Ok(Some(after))
+    }
+
+    /// What the progress record and the parked logs say of a partition.
+    async fn standing(&self, partition: u16) -> Result<Standing, DeliveryError> {
+        let bus = &self.shared.bus;
+        let (progress, revision) =
+            load_revision(bus, partition).await.map_err(|source| DeliveryError::Progress { partition, source })?;
+        let mut parked = Vec::new();
+        for log in bus.logs("parked").await? {
+            let Some((key, _)) = of_log(&log).filter(|(_, number)| *number == partition) else { continue };
+            let Some(last) = bus.last(&log).await? else { continue };
+            let damaged = |source| DeliveryError::Damaged { log: log.clone(), source };
+            parked.push((key, last.sequence, ParkedBatch::decode_totals(last.payload).map_err(damaged)?));
+        }
+        Ok((progress, revision, parked))
     }
 
     /// Waits until no connection has anything of a partition in hand any more.

@@ -14,6 +14,7 @@ use inflection_control::Workspace;
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
@@ -32,6 +33,9 @@ const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
 const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
 /// The unit in which those bytes are counted.
 const PERMIT_BYTES: usize = 1024;
+/// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may
+/// wait behind another one's. Most senders wait 10 seconds for an answer.
+const STORE_WAIT: Duration = Duration::from_secs(9);
 /// Seconds after which a sender may try again when we are full or the bus is away.
 const RETRY_SECONDS: u64 = 2;
 
@@ -212,10 +216,10 @@ impl Service {
     /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
     pub(crate) async fn store(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
-        let unavailable = || {
-            let message = "events cannot be stored now; send them again";
-            Refusal::later(Code::StorageUnavailable, message, RETRY_SECONDS)
-        };
+        timeout(STORE_WAIT, self.store_all(facts, in_hand)).await.unwrap_or_else(|_elapsed| Err(unavailable()))
+    }
+
+    async fn store_all(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
         let mut chunks: Vec<Option<EventChunk>> = vec![None; usize::from(self.partitions.get())];
         let mut stored = Vec::new();
         for fact in facts {
@@ -243,6 +247,10 @@ impl Service {
         }
         Ok(())
     }
+}
+
+fn unavailable() -> Refusal {
+    Refusal::later(Code::StorageUnavailable, "events cannot be stored now; send them again", RETRY_SECONDS)
 }
 
 /// Room for a body, or a refusal: memory is bounded before it is used.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use inflection_bus::{Bus, Expected, ReadError, RecordChange, RecordError};
 use inflection_wire::{MemberRecord, OwnerRecord};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Action, Claim, Ownership, WorkerId};
@@ -109,6 +109,7 @@ pub fn join(
         view: Ownership::new(me, partitions, Duration::ZERO),
         tell,
         work: JoinSet::new(),
+        beat: None,
     };
     (Shares(shares), member.run(shutdown))
 }
@@ -122,6 +123,8 @@ struct Member {
     view: Ownership,
     tell: mpsc::Sender<Change>,
     work: JoinSet<Done>,
+    /// The newest sign of life, on its way or stored.
+    beat: Option<AbortHandle>,
 }
 
 impl Member {
@@ -205,8 +208,13 @@ impl Member {
     }
 
     fn beat(&mut self, record: MemberRecord) {
+        // In an election one takes longer than the next is away. One at a time, so that an old one, or one of a worker that has
+        // left meanwhile, is not stored last.
+        if self.beat.as_ref().is_some_and(|beat| !beat.is_finished()) {
+            return;
+        }
         let (bus, key) = (self.bus.clone(), self.member_key(&self.identity.worker));
-        self.work.spawn(async move {
+        self.beat = Some(self.work.spawn(async move {
             match bus.put_record(&key, Expected::Anything, record.encode()).await {
                 Ok(_) => Done::Beaten,
                 Err(error) => {
@@ -214,7 +222,7 @@ impl Member {
                     Done::Nothing
                 }
             }
-        });
+        }));
     }
 
     fn write(&mut self, partition: u16, owner: Option<&Claim>, revision: u64) {

@@ -149,7 +149,7 @@ async fn authorize(State(admin): Shared, headers: HeaderMap, request: Request, n
 }
 
 async fn readyz(State(admin): Shared) -> Response {
-    let health = admin.bus.health();
+    let health = admin.bus.health().await;
     match (admin.readiness.0.load(Ordering::Relaxed), health) {
         (true, Ok(())) => "ok\n".into_response(),
         (true, Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),

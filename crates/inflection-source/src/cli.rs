@@ -162,9 +162,10 @@ pub(crate) struct NatsArgs {
     /// NATS credentials file.
     #[arg(long, env = "INFLECTION_NATS_CREDS")]
     pub(crate) nats_creds: Option<PathBuf>,
-    /// Monitoring address of a NATS server (http://host:8222): only there can be seen whether it syncs every write.
-    #[arg(long, env = "INFLECTION_NATS_MONITOR_URL")]
-    pub(crate) nats_monitor_url: Option<String>,
+    /// Monitoring addresses of the NATS servers (http://host:8222), repeated or separated by commas: only there can be seen
+    /// whether they sync every write.
+    #[arg(long, env = "INFLECTION_NATS_MONITOR_URL", value_delimiter = ',')]
+    pub(crate) nats_monitor_url: Vec<String>,
     /// Uses a bus below the durability policy (one replica, background sync), and says so loudly.
     #[arg(long, env = "INFLECTION_ALLOW_DEGRADED", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     pub(crate) allow_degraded: bool,

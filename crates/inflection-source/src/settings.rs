@@ -124,11 +124,13 @@ pub(crate) fn nats(args: &NatsArgs, config: &Config, name: &str) -> Result<NatsC
     if urls.is_empty() {
         return Err(Failure::Usage("give --nats-url, or bus.urls in the configuration file".to_owned()));
     }
+    let monitor_urls =
+        if args.nats_monitor_url.is_empty() { config.bus.monitor_urls.clone() } else { args.nats_monitor_url.clone() };
     Ok(NatsConfig {
         urls,
         creds_file: args.nats_creds.clone().or_else(|| config.bus.creds_file.clone()),
         ca_file: config.bus.ca_file.clone(),
-        monitor_url: args.nats_monitor_url.clone().or_else(|| config.bus.monitor_url.clone()),
+        monitor_urls,
         name: format!("inflection-source-{name}"),
     })
 }

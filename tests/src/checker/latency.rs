@@ -1,8 +1,9 @@
 //! How long events took from their sender to Segment.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::History;
+use super::{History, Outcome};
 
 /// Nanoseconds of a millisecond.
 const MS_NS: u64 = 1_000_000;
@@ -46,6 +47,15 @@ impl History {
         }
         sorted_ms.sort_unstable();
         Latencies { sorted_ms }
+    }
+
+    /// The longest time in which no request at all was answered with 200, from the first such answer to the last.
+    pub fn longest_silence(&self) -> Duration {
+        let good = self.attempts.iter().filter(|attempt| attempt.outcome == Outcome::Ok);
+        let mut ended_ns: Vec<u64> = good.map(|attempt| attempt.ended_ns).collect();
+        ended_ns.sort_unstable();
+        let longest_ns = ended_ns.windows(2).map(|pair| pair[1] - pair[0]).max();
+        Duration::from_nanos(longest_ns.unwrap_or_default())
     }
 
     fn wall_clock_ms(&self, since_epoch_ns: u64) -> i64 {

@@ -5,30 +5,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::timeout;
 
-use super::backoff::Backoff;
+use super::availability::Availability;
+use super::publish::Unpublished;
 use super::{NatsConfig, PREFIX, Reader, SERVER_FLOOR, stream_name};
 use crate::error::{AppendError, OpenError, ReadError};
 use crate::{Log, Message, Sequence};
 
-/// How long one request waits for the server.
+/// How long one request waits for the server: enough to place a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an append is repeated through elections and reconnects before it is given up as unavailable.
-const APPEND_DEADLINE: Duration = Duration::from_secs(12);
-/// Shortest and longest wait between two tries.
-const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a small question to a stream's leader waits. In an election nobody answers, and the sooner the next try, the
+/// sooner it goes on.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Room for headers in a message, taken from the server's payload limit.
 const HEADER_BYTES: usize = 1024;
-/// A half-open connection is noticed after two of these.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection to a server that hangs, or to nobody any more, is left when two of these have no answer.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A connection to NATS.
 #[derive(Debug, Clone)]
@@ -38,18 +36,19 @@ pub(crate) struct Client {
     pub(super) config: Arc<NatsConfig>,
     /// Counts connections made: what was on its way to a reader when the last one broke may be lost.
     pub(super) connections: watch::Receiver<u64>,
-    ids: Arc<MessageIds>,
+    pub(super) ids: Arc<MessageIds>,
+    pub(super) availability: Availability,
 }
 
 /// Ids for the server's own removal of repeats: random for the process, counted for the message.
 #[derive(Debug)]
-struct MessageIds {
+pub(super) struct MessageIds {
     process: u64,
     next: AtomicU64,
 }
 
 impl MessageIds {
-    fn next(&self) -> String {
+    pub(super) fn next(&self) -> String {
         format!("{:x}-{:x}", self.process, self.next.fetch_add(1, Ordering::Relaxed))
     }
 }
@@ -85,7 +84,14 @@ impl Client {
         }
         let context = jetstream::context::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
         let ids = MessageIds { process: RandomState::new().hash_one(std::process::id()), next: AtomicU64::new(0) };
-        Ok(Self { context, client, config: Arc::new(config), connections, ids: Arc::new(ids) })
+        Ok(Self {
+            context,
+            client,
+            config: Arc::new(config),
+            connections,
+            ids: Arc::new(ids),
+            availability: Availability::default(),
+        })
     }
 
     pub(super) fn subject(log: &Log) -> String {
@@ -99,13 +105,6 @@ impl Client {
 
     pub(crate) fn payload_bytes_max(&self) -> usize {
         self.client.server_info().max_payload.saturating_sub(HEADER_BYTES)
-    }
-
-    pub(crate) fn health(&self) -> Result<(), String> {
-        match self.client.connection_state() {
-            State::Connected => Ok(()),
-            State::Pending | State::Disconnected => Err("not connected to NATS".into()),
-        }
     }
 
     pub(crate) async fn close(&self) {
@@ -124,45 +123,25 @@ impl Client {
         if payload.len() > max {
             return Err(AppendError::TooLarge { bytes: payload.len(), max });
         }
-        let (subject, id) = (Self::subject(log), self.ids.next());
-        let (deadline, mut backoff) = (Instant::now() + APPEND_DEADLINE, Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1));
-        loop {
-            let message = PublishMessage::build()
-                .payload(payload.clone())
-                .message_id(&id)
-                .expected_stream(stream_name(log.stream()));
-            let message = match fence {
-                Some(last) => message.expected_last_subject_sequence(last),
-                None => message,
-            };
-            let outcome = match self.context.send_publish(subject.clone(), message).await {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            let error = match outcome {
-                Ok(ack) => return Ok(ack.sequence),
-                Err(error) => error,
-            };
-            match (error.kind(), fence) {
-                // A fence fails for two reasons: somebody else wrote, or we did and the answer was lost.
-                (PublishErrorKind::WrongLastSequence, Some(expected)) => {
-                    return match self.settle(log, expected, &payload).await {
-                        Ok(Some(sequence)) => Ok(sequence),
-                        Ok(None) => Err(AppendError::Fenced { expected }),
-                        Err(error) => Err(AppendError::Unavailable(error.to_string())),
-                    };
-                }
-                (PublishErrorKind::MaxPayloadExceeded, _) => {
-                    return Err(AppendError::TooLarge { bytes: payload.len(), max });
-                }
-                (PublishErrorKind::Other, _) => return Err(refusal(&error)),
-                // No leader, no connection, no answer: the same message again, under the same id.
-                _ if Instant::now() + backoff.next() < deadline => {
-                    tracing::debug!(%error, log = %log, "repeating an append");
-                    backoff.pause().await;
-                }
-                _ => return Err(AppendError::Unavailable(error.to_string())),
+        let message = PublishMessage::build().payload(payload.clone()).expected_stream(stream_name(log.stream()));
+        let message = match fence {
+            Some(last) => message.expected_last_subject_sequence(last),
+            None => message,
+        };
+        match (self.publish(&stream_name(log.stream()), &Self::subject(log), message).await, fence) {
+            (Ok(sequence), _) => Ok(sequence),
+            // A fence fails for two reasons: somebody else wrote, or we did and the answer was lost.
+            (Err(Unpublished::Sequence), Some(expected)) => match self.settle(log, expected, &payload).await {
+                Ok(Some(sequence)) => Ok(sequence),
+                Ok(None) => Err(AppendError::Fenced { expected }),
+                Err(error) => Err(AppendError::Unavailable(error.to_string())),
+            },
+            (Err(Unpublished::Sequence), None) => {
+                Err(AppendError::Unavailable("the server expects a sequence that was not given".to_owned()))
             }
+            (Err(Unpublished::TooLarge), _) => Err(AppendError::TooLarge { bytes: payload.len(), max }),
+            (Err(Unpublished::Full(why)), _) => Err(AppendError::Full(why)),
+            (Err(Unpublished::Unavailable(why)), _) => Err(AppendError::Unavailable(why)),
         }
     }
 
@@ -173,11 +152,19 @@ impl Client {
     }
 
     pub(crate) async fn last(&self, log: &Log) -> Result<Option<Message>, ReadError> {
-        let stream = self.stream(log).await?;
-        match stream.get_last_raw_message_by_subject(&Self::subject(log)).await {
-            Ok(message) => Ok(Some(Message { sequence: message.sequence, payload: message.payload })),
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(ReadError::Unavailable(error.to_string())),
+        let last = self.last_message(&stream_name(log.stream()), &Self::subject(log)).await;
+        let last = last.map_err(ReadError::Unavailable)?;
+        Ok(last.map(|message| Message { sequence: message.sequence, payload: message.payload }))
+    }
+
+    /// The last message of a subject, from the stream's leader.
+    pub(super) async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<StreamMessage>, String> {
+        let stream = self.context.get_stream_no_info(stream).await.map_err(|error| error.to_string())?;
+        match timeout(ANSWER_WAIT, stream.get_last_raw_message_by_subject(subject)).await {
+            Ok(Ok(message)) => Ok(Some(message)),
+            Ok(Err(error)) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(elapsed) => Err(elapsed.to_string()),
         }
     }
 
@@ -189,7 +176,8 @@ impl Client {
         let unavailable = |error: String| AppendError::Unavailable(error);
         let stream = self.stream(log).await.map_err(|error| unavailable(error.to_string()))?;
         let purge = stream.purge().filter(Self::subject(log)).sequence(through + 1);
-        purge.await.map(drop).map_err(|error| unavailable(error.to_string()))
+        let purged = timeout(ANSWER_WAIT, purge).await.map_err(|elapsed| unavailable(elapsed.to_string()))?;
+        purged.map(drop).map_err(|error| unavailable(error.to_string()))
     }
 }
 
@@ -204,20 +192,6 @@ fn safe(urls: &str) -> String {
     let host = |url: &str| url.rsplit_once('@').map_or(url, |(_, host)| host).trim().to_owned();
     urls.split(',').map(host).collect::<Vec<_>>().join(", ")
 }
-
-/// JetStream's answer when it will not store: "full" has codes of its own (10047, 10077 and relatives, all HTTP-like 503).
-fn refusal(error: &jetstream::context::PublishError) -> AppendError {
-    use std::error::Error as _;
-    let server = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-    match server {
-        Some(refused) if FULL_CODES.contains(&refused.error_code().0) => AppendError::Full(refused.to_string()),
-        Some(refused) => AppendError::Unavailable(refused.to_string()),
-        None => AppendError::Unavailable(error.to_string()),
-    }
-}
-
-/// Account resources, insufficient storage, stream store failed (maximum messages or bytes exceeded).
-const FULL_CODES: [u64; 4] = [10002, 10023, 10047, 10077];
 
 fn report(event: &async_nats::Event) {
     use async_nats::Event;

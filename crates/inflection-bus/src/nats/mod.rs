@@ -2,17 +2,21 @@
 //!
 //! * `blobs`: an object store bucket;
 //! * `client`: the connection, appends, last messages, purges;
+//! * `publish`: one message into a stream, through elections and reconnects;
+//! * `availability`: whether the streams have leaders that answer;
 //! * `records`: keyed records over a KV bucket's stream;
 //! * `watch`: following keyed records;
 //! * `reader`: reading a subject in order from one's own position;
 //! * `provision`: streams and buckets, and whether they keep what we promise;
 //! * `monitor`: what only the server's monitoring port tells.
 
+mod availability;
 mod backoff;
 mod blobs;
 mod client;
 mod monitor;
 mod provision;
+mod publish;
 mod reader;
 mod records;
 mod watch;
@@ -33,8 +37,8 @@ pub struct NatsConfig {
     pub creds_file: Option<PathBuf>,
     /// Certificate authorities for TLS, PEM.
     pub ca_file: Option<PathBuf>,
-    /// A server's monitoring address, `http://host:8222`: only there can be read whether it syncs every write.
-    pub monitor_url: Option<String>,
+    /// The servers' monitoring addresses, `http://host:8222`: only there can be read whether they sync every write.
+    pub monitor_urls: Vec<String>,
     /// Name of this client in the server's listings.
     pub name: String,
 }

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, kv, object_store};
+use async_nats::jetstream::{ErrorCode, kv, object_store};
+use tokio::time::{Instant, timeout};
 
+use super::backoff::Backoff;
+use super::client::ANSWER_WAIT;
 use super::{Client, PREFIX, blobs_bucket, blobs_stream, bucket_name, bucket_stream, monitor, stream_name};
 use crate::error::OpenError;
 
@@ -13,6 +17,10 @@ use crate::error::OpenError;
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Replicas that survive the loss of a server.
 const REPLICAS_DURABLE: usize = 3;
+/// How long a stream may be without a leader before that is an error.
+const FOUND_DEADLINE: Duration = Duration::from_secs(20);
+/// A single server, or a cluster with fewer servers than replicas.
+const TOO_FEW_SERVERS: [ErrorCode; 2] = [ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED, ErrorCode::CLUSTER_NO_PEERS];
 
 /// One stream: all logs whose name begins with `name`.
 #[derive(Debug, Clone)]
@@ -59,9 +67,9 @@ pub enum DurabilityGap {
     Evicts(String),
     /// A stream that acknowledges before it writes.
     AsyncPersist(String),
-    /// The server syncs in the background: a power failure loses what it had acknowledged.
-    SyncInBackground,
-    /// Whether the server syncs every write could not be read.
+    /// The server with this monitoring address syncs in the background: a power failure loses what it had acknowledged.
+    SyncInBackground(String),
+    /// Whether a server syncs every write could not be read.
     SyncUnknown(String),
 }
 
@@ -86,12 +94,15 @@ impl fmt::Display for DurabilityGap {
             Self::AsyncPersist(stream) => {
                 write!(f, "stream {stream} acknowledges before it writes: unset persist_mode")
             }
-            Self::SyncInBackground => {
-                write!(f, "the server syncs in the background: set `sync_interval: always` in its jetstream block")
+            Self::SyncInBackground(url) => {
+                write!(
+                    f,
+                    "the server at {url} syncs in the background: set `sync_interval: always` in its jetstream block"
+                )
             }
             Self::SyncUnknown(why) => write!(
                 f,
-                "whether the server syncs every write is unknown ({why}): give its monitoring address with \
+                "whether a server syncs every write is unknown ({why}): give the monitoring address of each with \
                  --nats-monitor-url, and set `sync_interval: always` in its jetstream block"
             ),
         }
@@ -103,7 +114,7 @@ impl Client {
         let mut done = Provisioned::default();
         for spec in &config.streams {
             let name = stream_name(spec.name);
-            let existed = self.exists(&name).await;
+            let existed = self.find(&name).await?.is_some();
             let wanted = Config {
                 name: name.clone(),
                 subjects: vec![format!("{PREFIX}.{}.>", spec.name)],
@@ -116,15 +127,19 @@ impl Client {
                 duplicate_window: DUPLICATE_WINDOW,
                 ..Config::default()
             };
-            let refused = |source: jetstream::context::CreateStreamError| OpenError::Refused {
-                what: format!("create or update stream {name}"),
-                source: source.into(),
-            };
-            self.context.create_or_update_stream(wanted).await.map_err(refused)?;
+            let made = self.context.create_or_update_stream(wanted).await;
+            made.map_err(|error| unplaceable(error, config.replicas, format!("create or update stream {name}")))?;
             if existed { &mut done.found } else { &mut done.created }.push(name);
         }
+        self.provision_records(config, &mut done).await?;
+        self.provision_blobs(config, &mut done).await?;
+        done.gaps = self.check(config).await?;
+        Ok(done)
+    }
+
+    async fn provision_records(&self, config: &ProvisionConfig, done: &mut Provisioned) -> Result<(), OpenError> {
         let bucket = bucket_name();
-        let existed = self.exists(&bucket_stream()).await;
+        let existed = self.find(&bucket_stream()).await?.is_some();
         let wanted = kv::Config {
             bucket: bucket.clone(),
             description: "inflection-source: installation, progress, connection states".into(),
@@ -138,34 +153,58 @@ impl Client {
             source: source.into(),
         })?;
         if existed { &mut done.found } else { &mut done.created }.push(bucket);
-        self.provision_blobs(config, &mut done).await?;
-        done.gaps = self.check(config).await?;
-        Ok(done)
+        Ok(())
     }
 
     async fn provision_blobs(&self, config: &ProvisionConfig, done: &mut Provisioned) -> Result<(), OpenError> {
         let bucket = blobs_bucket();
-        if self.exists(&blobs_stream()).await {
-            done.found.push(bucket);
-            return Ok(());
+        if self.find(&blobs_stream()).await?.is_some() {
+            done.found.push(bucket.clone());
+        } else {
+            let wanted = object_store::Config {
+                bucket: bucket.clone(),
+                description: Some("inflection-source: snapshots".into()),
+                storage: StorageType::File,
+                num_replicas: config.replicas,
+                ..object_store::Config::default()
+            };
+            self.context.create_object_store(wanted).await.map_err(|source| OpenError::Refused {
+                what: format!("create bucket {bucket}"),
+                source: source.into(),
+            })?;
+            done.created.push(bucket.clone());
         }
-        let wanted = object_store::Config {
-            bucket: bucket.clone(),
-            description: Some("inflection-source: snapshots".into()),
-            storage: StorageType::File,
-            num_replicas: config.replicas,
-            ..object_store::Config::default()
+        // The client cannot update a bucket of objects, but its stream is one like all others. Direct reads are answered by
+        // any replica, also by one that lags behind: a snapshot that was just written must not be missing.
+        let Some(found) = self.find(&blobs_stream()).await? else {
+            return Err(OpenError::NotProvisioned(blobs_stream()));
         };
-        self.context
-            .create_object_store(wanted)
-            .await
-            .map_err(|source| OpenError::Refused { what: format!("create bucket {bucket}"), source: source.into() })?;
-        done.created.push(bucket);
+        let wanted = Config { num_replicas: config.replicas, allow_direct: false, ..found.clone() };
+        if wanted != found {
+            let updated = self.context.update_stream(wanted).await;
+            updated.map_err(|error| unplaceable(error, config.replicas, format!("update bucket {bucket}")))?;
+        }
         Ok(())
     }
 
-    async fn exists(&self, stream: &str) -> bool {
-        self.context.get_stream(stream).await.is_ok()
+    /// How a stream is configured, if it exists. Asks through an election, so that a stream without a leader is not taken
+    /// for one that is not there.
+    async fn find(&self, stream: &str) -> Result<Option<Config>, OpenError> {
+        let (deadline, mut backoff) = (Instant::now() + FOUND_DEADLINE, Backoff::default());
+        loop {
+            let error: Box<dyn std::error::Error + Send + Sync> =
+                match timeout(ANSWER_WAIT, self.context.get_stream(stream)).await {
+                    Ok(Ok(found)) => return Ok(Some(found.cached_info().config.clone())),
+                    Ok(Err(error)) if is_not_found(&error.kind()) => return Ok(None),
+                    Ok(Err(error)) => error.into(),
+                    Err(elapsed) => elapsed.into(),
+                };
+            if Instant::now() + backoff.next() >= deadline {
+                return Err(OpenError::NoLeader { stream: stream.to_owned(), source: error });
+            }
+            tracing::info!(error, stream, "waiting for the stream's leader");
+            backoff.pause().await;
+        }
     }
 
     /// Compares what is there with the policy.
@@ -173,8 +212,7 @@ impl Client {
         let mut gaps = Vec::new();
         let names = config.streams.iter().map(|spec| stream_name(spec.name)).chain([bucket_stream(), blobs_stream()]);
         for name in names {
-            let Ok(stream) = self.context.get_stream(&name).await else { return Err(OpenError::NotProvisioned(name)) };
-            let found = &stream.cached_info().config;
+            let Some(found) = self.find(&name).await? else { return Err(OpenError::NotProvisioned(name)) };
             if found.num_replicas < REPLICAS_DURABLE {
                 gaps.push(DurabilityGap::Replicas { stream: name.clone(), found: found.num_replicas });
             }
@@ -191,22 +229,46 @@ impl Client {
                 gaps.push(DurabilityGap::Evicts(name.clone()));
             }
         }
-        match monitor::syncs_always(&self.monitor_url()).await {
-            Ok(true) => {}
-            Ok(false) => gaps.push(DurabilityGap::SyncInBackground),
-            Err(error) => gaps.push(DurabilityGap::SyncUnknown(error.to_string())),
-        }
+        gaps.extend(self.sync_gaps().await);
         Ok(gaps)
     }
 
-    /// The given monitoring address, or the usual port of the server we are connected to.
-    fn monitor_url(&self) -> String {
-        let usual = || {
-            let first = self.config.urls.first().map_or("", String::as_str);
-            let host = first.rsplit("//").next().unwrap_or_default();
-            let host = host.rsplit('@').next().unwrap_or_default();
-            format!("http://{}:8222", host.rsplit_once(':').map_or(host, |(host, _)| host))
-        };
-        self.config.monitor_url.clone().unwrap_or_else(usual)
+    /// Asks every monitoring address; each gap is named once.
+    async fn sync_gaps(&self) -> Vec<DurabilityGap> {
+        let mut gaps = Vec::new();
+        for url in self.monitor_urls() {
+            let gap = match monitor::syncs_always(&url).await {
+                Ok(true) => continue,
+                Ok(false) => DurabilityGap::SyncInBackground(url),
+                Err(error) => DurabilityGap::SyncUnknown(format!("{url}: {error}")),
+            };
+            gaps.push(gap);
+        }
+        gaps
     }
+
+    /// The given monitoring addresses, or the usual port of the first server.
+    fn monitor_urls(&self) -> Vec<String> {
+        if !self.config.monitor_urls.is_empty() {
+            return self.config.monitor_urls.clone();
+        }
+        let first = self.config.urls.first().map_or("", String::as_str);
+        let host = first.rsplit("//").next().unwrap_or_default();
+        let host = host.rsplit('@').next().unwrap_or_default();
+        vec![format!("http://{}:8222", host.rsplit_once(':').map_or(host, |(host, _)| host))]
+    }
+}
+
+fn is_not_found(error: &GetStreamErrorKind) -> bool {
+    matches!(error, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// A server's refusal to place a stream: too few servers have a message of their own, because of what there is to do.
+fn unplaceable(error: CreateStreamError, replicas: usize, what: String) -> OpenError {
+    if let CreateStreamErrorKind::JetStream(ref refused) = error.kind()
+        && TOO_FEW_SERVERS.contains(&refused.error_code())
+    {
+        return OpenError::TooFewServers { replicas, why: refused.to_string() };
+    }
+    OpenError::Refused { what, source: error.into() }
 }

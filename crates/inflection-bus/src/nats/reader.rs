@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::backoff::Backoff;
 use super::{Client, PREFIX, stream_name};
@@ -21,8 +22,11 @@ use crate::{Log, Message, ReadError, Sequence};
 const PULL_BYTES: usize = 2 * 1024 * 1024;
 /// Messages asked for at once, unless said otherwise.
 pub(crate) const PREFETCH_MESSAGES: usize = 10_000;
-/// The server's sign of life while there is nothing to deliver.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The server's sign of life while there is nothing to deliver. A consumer lives on one server of a cluster, and not the one
+/// we are connected to: that it has died is seen by two of these missing.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long making a consumer may take. One is sometimes given to a server that has just died; the next try goes elsewhere.
+const OPEN_WAIT: Duration = Duration::from_secs(2);
 /// Life of one pull request.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server forgets a consumer nobody pulls from after this.
@@ -142,7 +146,8 @@ impl Client {
             num_replicas: 1,
             ..pull::Config::default()
         };
-        let consumer = stream.create_consumer(config).await.map_err(|error| unavailable(&error))?;
+        let consumer = timeout(OPEN_WAIT, stream.create_consumer(config)).await;
+        let consumer = consumer.map_err(|elapsed| unavailable(&elapsed))?.map_err(|error| unavailable(&error))?;
         let there = consumer.cached_info().num_pending;
         let messages = consumer
             .stream()

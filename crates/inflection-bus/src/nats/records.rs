@@ -3,11 +3,10 @@
 //! The client's own KV reads may be answered by a replica that lags behind (ADR-8, ADR-31), so decisions are made on the
 //! leader's last message and on the expected sequence of a write.
 
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 
+use super::publish::Unpublished;
 use super::{Client, bucket_name, bucket_stream};
 use crate::log::is_name;
 use crate::{Expected, Record, RecordError};
@@ -27,17 +26,11 @@ impl Client {
     }
 
     async fn entry(&self, key: &str) -> Result<Option<Entry>, RecordError> {
-        let unavailable = |error: &dyn std::fmt::Display| RecordError::Unavailable(error.to_string());
-        let stream = self.context.get_stream_no_info(bucket_stream()).await.map_err(|error| unavailable(&error))?;
-        match stream.get_last_raw_message_by_subject(&Self::record_subject(key)?).await {
-            Ok(message) => {
-                let deleted = message.headers.get(OPERATION).is_some();
-                let value = (!deleted).then_some(message.payload);
-                Ok(Some(Entry { revision: message.sequence, value }))
-            }
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(unavailable(&error)),
-        }
+        let last = self.last_message(&bucket_stream(), &Self::record_subject(key)?).await;
+        Ok(last.map_err(RecordError::Unavailable)?.map(|message| {
+            let deleted = message.headers.get(OPERATION).is_some();
+            Entry { revision: message.sequence, value: (!deleted).then_some(message.payload) }
+        }))
     }
 
     pub(crate) async fn get_record(&self, key: &str) -> Result<Option<Record>, RecordError> {
@@ -71,13 +64,12 @@ impl Client {
             Some(last) => message.expected_last_subject_sequence(last),
             None => message,
         };
-        let outcome = match self.context.send_publish(Self::record_subject(key)?, message).await {
-            Ok(ack) => ack.await,
-            Err(error) => Err(error),
-        };
-        outcome.map(|ack| ack.sequence).map_err(|error| {
-            let conflict = error.kind() == PublishErrorKind::WrongLastSequence;
-            if conflict { RecordError::Conflict } else { RecordError::Unavailable(error.to_string()) }
+        let published = self.publish(&bucket_stream(), &Self::record_subject(key)?, message).await;
+        published.map_err(|error| match error {
+            Unpublished::Sequence => RecordError::Conflict,
+            Unpublished::Full(why) => RecordError::Full(why),
+            Unpublished::TooLarge => RecordError::Unavailable("the record is larger than a message may be".to_owned()),
+            Unpublished::Unavailable(why) => RecordError::Unavailable(why),
         })
     }
 }

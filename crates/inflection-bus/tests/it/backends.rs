@@ -11,11 +11,17 @@ pub(crate) struct NatsServer {
     binary: String,
     dir: TempDir,
     pub(crate) port: u16,
+    /// More configuration.
+    more: String,
     child: Option<Child>,
 }
 
 impl NatsServer {
     pub(crate) fn start() -> Self {
+        Self::start_with(String::new())
+    }
+
+    fn start_with(more: String) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/nats-server");
         let found = Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/nats-server can be run");
         assert!(
@@ -25,7 +31,7 @@ impl NatsServer {
         let binary = String::from_utf8(found.stdout).expect("a path").trim().to_owned();
         let dir = tempfile::tempdir().expect("a directory");
         let port = free_port();
-        let mut server = Self { binary, dir, port, child: None };
+        let mut server = Self { binary, dir, port, more, child: None };
         server.restart();
         server
     }
@@ -36,9 +42,10 @@ impl NatsServer {
         let store = self.dir.path().join("store");
         let config = self.dir.path().join("nats.conf");
         let text = format!(
-            "port: {}\nhost: 127.0.0.1\njetstream {{ store_dir: {:?}, sync_interval: always }}\n",
+            "port: {}\nhost: 127.0.0.1\njetstream {{ store_dir: {:?}, sync_interval: always }}\n{}",
             self.port,
-            store.display().to_string()
+            store.display().to_string(),
+            self.more
         );
         std::fs::write(&config, text).expect("the configuration is written");
         let child = Command::new(&self.binary).arg("-c").arg(&config).stderr(Stdio::null()).spawn().expect("it starts");
@@ -55,23 +62,55 @@ impl NatsServer {
 
     /// Connects once the server answers, and provisions.
     pub(crate) async fn bus(&self, bytes_max: i64) -> Bus {
-        let config = NatsConfig {
-            urls: vec![format!("nats://127.0.0.1:{}", self.port)],
-            name: "test".into(),
-            ..NatsConfig::default()
+        bus(vec![self.url()], bytes_max, 1).await
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Connects once a server answers, and provisions as soon as it can: a cluster elects a leader first.
+async fn bus(urls: Vec<String>, bytes_max: i64, replicas: usize) -> Bus {
+    let config = NatsConfig { urls, name: "test".into(), ..NatsConfig::default() };
+    let wanted = ProvisionConfig { streams: vec![StreamSpec { name: "events", bytes_max }], replicas };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let done = match Bus::connect_nats(config.clone()).await {
+            Ok(bus) => bus.provision(&wanted).await.map(|done| (bus, done)),
+            Err(error) => Err(error),
         };
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        let bus = loop {
-            match Bus::connect_nats(config.clone()).await {
-                Ok(bus) => break bus,
-                Err(error) if std::time::Instant::now() > deadline => panic!("{error:?}"),
-                Err(_) => tokio::task::yield_now().await,
+        match done {
+            Ok((bus, done)) => {
+                assert_eq!(done.created.len() + done.found.len(), 3);
+                return bus;
             }
+            Err(error) if std::time::Instant::now() > deadline => panic!("{error:?}"),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// Three servers in one cluster.
+pub(crate) struct NatsCluster {
+    pub(crate) servers: Vec<NatsServer>,
+}
+
+impl NatsCluster {
+    pub(crate) fn start() -> Self {
+        let ports = [free_port(), free_port(), free_port()];
+        let routes = ports.map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).join(", ");
+        let server = |port: u16| {
+            NatsServer::start_with(format!(
+                "server_name: n{port}\ncluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n"
+            ))
         };
-        let streams = vec![StreamSpec { name: "events", bytes_max }];
-        let done = bus.provision(&ProvisionConfig { streams, replicas: 1 }).await.expect("it provisions");
-        assert_eq!(done.created.len() + done.found.len(), 3);
-        bus
+        Self { servers: ports.map(server).into() }
+    }
+
+    /// Connects to all of them, and provisions three replicas.
+    pub(crate) async fn bus(&self, bytes_max: i64) -> Bus {
+        bus(self.servers.iter().map(NatsServer::url).collect(), bytes_max, 3).await
     }
 }
 

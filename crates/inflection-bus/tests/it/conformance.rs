@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use inflection_bus::{AppendError, BlobError, Bus, Expected, Record, RecordError};
 
-use crate::backends::{NatsServer, embedded_config, log};
+use crate::backends::{NatsCluster, NatsServer, embedded_config, log};
 
 /// A size no test fills.
 const AMPLE: i64 = 1 << 30;
@@ -21,7 +21,7 @@ async fn conforms(bus: Bus, full: Bus) {
     too_large_is_refused(&bus).await;
     logs_are_apart(&bus).await;
     full_is_a_named_error_and_purging_makes_room(&full).await;
-    bus.health().expect("healthy");
+    bus.health().await.expect("healthy");
     bus.close().await;
     full.close().await;
 }
@@ -42,6 +42,12 @@ async fn embedded_conforms() {
 async fn nats_conforms() {
     let (server, small) = (NatsServer::start(), NatsServer::start());
     conforms(server.bus(AMPLE).await, small.bus(64 * 1024).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_cluster_conforms() {
+    let (cluster, small) = (NatsCluster::start(), NatsCluster::start());
+    conforms(cluster.bus(AMPLE).await, small.bus(64 * 1024).await).await;
 }
 
 fn numbered(number: u64) -> Bytes {
@@ -98,9 +104,13 @@ async fn of_two_writers_with_one_fence_one_wins(bus: &Bus) {
             bus.append(&log, Some(fence), numbered(round * 2)),
             bus.append(&log, Some(fence), numbered(round * 2 + 1)),
         );
-        let winners: Vec<_> = [one, other].into_iter().filter_map(Result::ok).collect();
-        assert_eq!(winners.len(), 1, "round {round}");
-        fence = winners[0];
+        fence = match (one, other) {
+            (Ok(won), Err(AppendError::Fenced { expected })) | (Err(AppendError::Fenced { expected }), Ok(won)) => {
+                assert_eq!(expected, fence, "round {round}");
+                won
+            }
+            both => panic!("round {round}: {both:?}"),
+        };
     }
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod backends;
+mod cluster;
 mod conformance;
 mod crash;
 mod disk;

@@ -43,7 +43,11 @@ pub(super) fn bus(table: Table<'_, '_>) -> BusSettings {
         urls: table.texts("urls").unwrap_or_default().into_iter().map(|at| at.value.to_owned()).collect(),
         creds_file: table.text("creds_file").map(|at| at.value.into()),
         ca_file: table.text("ca_file").map(|at| at.value.into()),
-        monitor_url: table.text("monitor_url").map(|at| at.value.to_owned()),
+        // One address, or several separated by commas, as the flag takes them.
+        monitor_urls: table
+            .text("monitor_url")
+            .map(|at| at.value.split(',').map(|url| url.trim().to_owned()).collect())
+            .unwrap_or_default(),
     };
     if kind.as_deref() == Some("nats") && settings.urls.is_empty() {
         table.wrong(table.span(), "bus.urls is missing: a bus of kind \"nats\" needs at least one server");
