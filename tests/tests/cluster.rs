@@ -3,7 +3,6 @@
 //!
 //! `INFLECTION_KILLS` says how often (a third of it here, default 3), `INFLECTION_SEED` which history.
 
-use std::slice::from_ref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,7 +52,8 @@ fn alone() -> MutexGuard<'static, ()> {
 /// A fleet on a cluster under load.
 struct Scene {
     segment: Segment,
-    workspace: Workspace,
+    /// Another workspace, whose events go nowhere: what was refused may be stored all the same.
+    silent: Workspace,
     fleet: Fleet,
     load: Load,
     random: Random,
@@ -63,12 +63,13 @@ impl Scene {
     fn start(test: &str) -> Self {
         let mut random = Random::announced(test);
         let segment = Segment::start();
-        let workspace = Workspace::new("acme");
-        let fleet = Fleet::start_on_cluster(&segment, from_ref(&workspace));
+        let (workspace, mut silent) = (Workspace::new("acme"), Workspace::new("silent"));
+        silent.connections.clear();
+        let fleet = Fleet::start_on_cluster(&segment, &[workspace.clone(), silent.clone()]);
         let target = Target::new(&workspace, fleet.ingest(), random.word());
         let shape = Shape::steady(REQUESTS_PER_SECOND);
         let load = Load::start_shaped(&target, CLIENTS, Until::Told, &shape, &mut random);
-        Self { segment, workspace, fleet, load, random }
+        Self { segment, silent, fleet, load, random }
     }
 
     /// Waits until the clients have got some more events in: the next blow then falls into the middle of work.
@@ -205,7 +206,7 @@ fn without_a_majority_ingest_refuses_and_what_was_taken_arrives_later() {
     let lost: Vec<usize> = (0..SERVERS).filter(|number| *number != left).collect();
     lost.iter().for_each(|number| scene.fleet.cluster().server(*number).kill());
 
-    let key = scene.workspace.ingest_key().to_owned();
+    let key = scene.silent.ingest_key().to_owned();
     let mut client = Client::new(scene.fleet.ingest()).patience(SOON);
     let mut refuse = |what: &str, within: Duration| {
         let fact = Fact::new("email_opened", what, recently_ms()).person(what).mail("mail-1", "run-1");
