@@ -33,10 +33,11 @@ use crate::metrics::DeliveryMetrics;
 use crate::park::Park;
 use crate::progress::Tracked;
 use crate::room::Room;
+use crate::suppression::Suppression;
 pub use parking::ParkedError;
 pub(crate) use parking::of_log;
 pub use parking::parked_log;
-use parking::{Lane, Loaded};
+use parking::{Lane, Late, Loaded};
 use replays::Replays;
 pub use status::{ConnectionState, ConnectionStatus};
 
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     /// How long a connection takes nothing until its calls are parked.
     pub(crate) park_after: Duration,
     pub(crate) share: Arc<Share>,
+    pub(crate) suppression: Suppression,
     /// Held while a partition opens or connections change, so that every connection is told of every partition.
     pub(crate) opening: Arc<tokio::sync::Mutex<()>>,
 }
@@ -230,7 +232,7 @@ enum Done {
     Looked {
         partition: u16,
         generation: u64,
-        expired: Vec<(u64, usize)>,
+        expired: Vec<(u64, Late)>,
     },
     /// Dead letters on their way back.
     Replays {
@@ -363,8 +365,10 @@ impl Sender {
         self.tend();
         self.load_replays();
         let due = loop {
+            self.dispatcher.set_suppressed(self.shared.suppression.of(&self.key.0));
             match self.dispatcher.poll(self.now()) {
                 Action::Send { batch, items, attempts } => self.send(batch, items, attempts),
+                Action::End(finished) => self.finish(finished),
                 Action::Bury { batch, item, attempts, status } => self.bury(batch, &item, attempts, status),
                 Action::Wait(until) => break until,
             }

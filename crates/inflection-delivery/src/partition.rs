@@ -21,7 +21,8 @@ use crate::dispatcher::{Item, Ticket};
 use crate::metrics::DeliveryMetrics;
 use crate::progress::{Hold, Tracked};
 use crate::room::Room;
-use crate::translate::{Rendered, Translation, translate};
+use crate::suppression::Suppression;
+use crate::translate::{Rendered, Translation, person_key, translate};
 
 /// Bytes of decisions read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -55,6 +56,7 @@ pub(crate) struct Common {
     pub(crate) room: Arc<Room>,
     pub(crate) parking: Arc<Semaphore>,
     pub(crate) metrics: DeliveryMetrics,
+    pub(crate) suppression: Suppression,
 }
 
 impl Common {
@@ -127,6 +129,13 @@ impl Output<'_> {
         self.bytes.capacity() + self.rendered.len() * size_of::<Item>()
     }
 
+    /// Leaves out so many calls of a suppressed person.
+    fn suppress(&mut self, calls: usize) {
+        let skipped = calls.min(self.to_skip as usize);
+        self.to_skip -= u32::try_from(skipped).unwrap_or(self.to_skip);
+        self.calls.extend(std::iter::repeat_n(Some(CallEnd::Suppressed), calls - skipped));
+    }
+
     fn count(&self, wanted: CallEnd) -> u64 {
         self.calls.iter().filter(|end| **end == Some(wanted)).count() as u64
     }
@@ -168,8 +177,13 @@ impl Reading {
             }
             let Some(own) = outputs.get_mut(&decided.workspace).filter(|own| !own.is_empty()) else { continue };
             let body = decode_body(&decided.body);
+            let suppressed = self.common.suppression.of(&decided.workspace).is_some_and(|suppressed| {
+                let person = body.as_ref().ok().map(|body| person_key(decided, body)).or(decided.person);
+                suppressed.covers(person, decided.user.as_ref())
+            });
             for output in own {
                 match &body {
+                    _ if suppressed => output.suppress(decided.calls.len()),
                     Ok(body) => self.render(decided, body, batch.received_at, output),
                     Err(error) => self.unreadable(decided, error, output),
                 }
@@ -290,6 +304,7 @@ impl Reading {
             attempts: 0,
             last_status: 0,
             item,
+            person: decided.person,
         }
     }
 
@@ -321,11 +336,12 @@ impl Reading {
             for letter in std::mem::take(&mut output.dead) {
                 self.bury(output.outlet, letter).await?;
             }
-            let filtered = output.count(CallEnd::Filtered);
-            if filtered > 0 {
-                let key = &output.outlet.key;
-                let labels = [("workspace", key.0.as_str()), ("connection", key.1.as_str())];
-                self.common.metrics.filtered.with(&labels).add(filtered);
+            let metrics = &self.common.metrics;
+            for (end, counter) in [(CallEnd::Filtered, &metrics.filtered), (CallEnd::Suppressed, &metrics.suppressed)] {
+                let (count, key) = (output.count(end), &output.outlet.key);
+                if count > 0 {
+                    counter.with(&[("workspace", key.0.as_str()), ("connection", key.1.as_str())]).add(count);
+                }
             }
         }
         let mut waiting = Vec::new();
@@ -387,6 +403,7 @@ impl Reading {
             ticket,
             received_at,
             id: at.id,
+            person: Some(at.person),
         });
         let push = Command::Push { partition: self.partition, items: items.collect() };
         if outlet.inbox.send(push).await.is_err() {

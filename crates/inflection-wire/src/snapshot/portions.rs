@@ -23,7 +23,7 @@ pub(super) fn encode(state: &PartitionState) -> impl Iterator<Item = pb::StatePo
     let seen = lists(state.seen_events()).map(encode_seen);
     let persons = lists(state.persons()).map(encode_persons);
     let mails = lists(state.deliveries()).map(encode_mails);
-    let tombstones = lists(state.tombstones()).map(encode_tombstones);
+    let tombstones = lists(state.tombstones()).map(|tombstones| encode_tombstones(&tombstones));
     seen.chain(persons).chain(mails).chain(tombstones)
 }
 
@@ -64,7 +64,7 @@ fn encode_seen(events: Vec<(u32, Hash128)>) -> pb::StatePortion {
     pb::StatePortion { seen: seen.collect(), ..pb::StatePortion::default() }
 }
 
-fn encode_tombstones(tombstones: Vec<Tombstone>) -> pb::StatePortion {
+fn encode_tombstones(tombstones: &[Tombstone]) -> pb::StatePortion {
     let tombstones = joined(tombstones.iter().map(|tombstone| tombstone.to_bytes()));
     pb::StatePortion { tombstones, ..pb::StatePortion::default() }
 }
