@@ -168,7 +168,7 @@ impl Reading {
         let known: Vec<ConnectionKey> = outlets.values().flatten().map(|outlet| outlet.key.clone()).collect();
         self.introduce(&batch, &known, sequence);
         let mut outputs = self.outputs(&batch, &outlets, sequence);
-        let mut calls: BTreeMap<WorkspaceId, u32> = BTreeMap::new();
+        let (mut calls, everybody) = (BTreeMap::<WorkspaceId, u32>::new(), self.common.suppression.now());
         for decided in &batch.decisions {
             let count = u32::try_from(decided.calls.len()).unwrap_or(u32::MAX);
             match calls.get_mut(&decided.workspace) {
@@ -177,7 +177,7 @@ impl Reading {
             }
             let Some(own) = outputs.get_mut(&decided.workspace).filter(|own| !own.is_empty()) else { continue };
             let body = decode_body(&decided.body);
-            let suppressed = self.common.suppression.of(&decided.workspace).is_some_and(|suppressed| {
+            let suppressed = everybody.of(&decided.workspace).is_some_and(|suppressed| {
                 let person = body.as_ref().ok().map(|body| person_key(decided, body)).or(decided.person);
                 suppressed.covers(person, decided.user.as_ref())
             });

@@ -58,7 +58,7 @@ impl Suppressed {
 
 /// The record, by workspace.
 #[derive(Debug, Default)]
-struct Everybody {
+pub(crate) struct Everybody {
     /// Of the record.
     revision: u64,
     by_workspace: HashMap<WorkspaceId, Arc<Suppressed>>,
@@ -93,11 +93,22 @@ impl Announcer {
     }
 }
 
+impl Everybody {
+    /// Those of a workspace, if there are any.
+    pub(crate) fn of(&self, workspace: &WorkspaceId) -> Option<&Arc<Suppressed>> {
+        if self.by_workspace.is_empty() { None } else { self.by_workspace.get(workspace) }
+    }
+}
+
 impl Suppression {
+    /// The record as it is now.
+    pub(crate) fn now(&self) -> Arc<Everybody> {
+        Arc::clone(&self.0.borrow())
+    }
+
     /// Those of a workspace, if there are any.
     pub(crate) fn of(&self, workspace: &WorkspaceId) -> Option<Arc<Suppressed>> {
-        let everybody = self.0.borrow();
-        if everybody.by_workspace.is_empty() { None } else { everybody.by_workspace.get(workspace).cloned() }
+        self.0.borrow().of(workspace).cloned()
     }
 
     /// Waits until this revision of the record, or a later one, is gone by.

@@ -113,7 +113,7 @@ mod tests {
             event_id_bytes: 2,
             received_at: Timestamp::from_ms(5),
             id: number,
-            person: (number % 2 == 0).then(Hash128::default),
+            person: number.is_multiple_of(2).then(Hash128::default),
         }
     }
 

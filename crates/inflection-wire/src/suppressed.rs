@@ -85,7 +85,7 @@ mod tests {
             let mut bytes = [0xff; 16];
             bytes[..8].copy_from_slice(&number.to_be_bytes());
             let at = Timestamp::from_ms(1_796_000_000_000 + i64::try_from(number).unwrap());
-            let person = SuppressedPerson { user: number % 2 == 0, at, erased: number % 5 != 0 };
+            let person = SuppressedPerson { user: number.is_multiple_of(2), at, erased: !number.is_multiple_of(5) };
             all.workspaces.entry(workspace).or_default().insert(Tombstone::from_bytes(bytes), person);
         }
         all

@@ -184,7 +184,7 @@ fn step() -> impl Strategy<Value = (Vec<Told>, i64)> {
 fn order(event: u8, mail: u8, which: u8) -> PersonOrder {
     let person = head(FactKind::Page, mail.into(), 0).person;
     let (workspace, user) = (WorkspaceId::new("acme").unwrap(), UserId::new(format!("u{event}")).unwrap());
-    let of_user = event % 2 == 0;
+    let of_user = event.is_multiple_of(2);
     let tombstone =
         if of_user { Tombstone::of_user(&KEY, &workspace, &user) } else { Tombstone::of_person(&KEY, person) };
     let kind = [OrderKind::Suppress, OrderKind::Erase, OrderKind::Lift][usize::from(which % 3)];

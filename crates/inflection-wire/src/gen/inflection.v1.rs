@@ -568,8 +568,8 @@ pub struct DeliveryProgress {
     #[prost(uint64, tag = "3")]
     pub read_through: u64,
 }
-/// The books of one connection in one partition. `accepted`, `dead`, `filtered` and `parked` count the calls up to the
-/// position, each once; what became of parked calls is counted apart, up to a position of its own in the parked log.
+/// The books of one connection in one partition. `accepted`, `dead`, `filtered`, `suppressed` and `parked` count the
+/// calls up to the position, each once; what became of parked calls is counted apart, up to a position of its own in the parked log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectionTotals {
     #[prost(string, tag = "1")]
