@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, reason = "helpers of checks: a panic is a failed check with its reason")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice::from_ref;
 use std::thread;
 
 use inflection_sandbox::{Fault, FaultRule};
@@ -11,7 +12,10 @@ use inflection_tests::admin::{Admin, CallBooks};
 use inflection_tests::arrived::Arrived;
 use inflection_tests::binary;
 use inflection_tests::checker::{History, Outcome};
+use inflection_tests::config::Workspace;
 use inflection_tests::fact::{Fact, now_ms, recently_ms};
+use inflection_tests::fleet::{Fleet, Stage};
+use inflection_tests::install::Install;
 use inflection_tests::load::{Load, Target, Until};
 use inflection_tests::random::Random;
 use inflection_tests::segment::{Segment, status};
@@ -29,8 +33,13 @@ const EVENTS_BETWEEN: usize = 600;
 /// Does something with a person, through the command line; returns what it printed.
 #[track_caller]
 fn tell(admin: &Admin, action: &str, flag: &str, id: &str) -> Value {
+    tell_in("default", admin, action, flag, id)
+}
+
+#[track_caller]
+fn tell_in(workspace: &str, admin: &Admin, action: &str, flag: &str, id: &str) -> Value {
     let url = admin.url();
-    let arguments = ["persons", action, "--workspace", "default", flag, id, "--json", "--admin-url", &url];
+    let arguments = ["persons", action, "--workspace", workspace, flag, id, "--json", "--admin-url", &url];
     let told: Value = serde_json::from_str(&binary::ask(&arguments).stdout).expect("JSON");
     assert_eq!(told.get("in_force"), Some(&Value::Bool(true)), "{told}");
     assert!(!told.to_string().contains(id), "an id is shown nowhere");
@@ -212,6 +221,50 @@ fn a_park_of_which_nothing_is_to_be_sent_drains_by_itself() {
     assert!(arrived(&segment).is_empty());
     // One may have been under way.
     assert!(segment.requests().len() <= requests + 1, "a request of which nothing is left is none");
+}
+
+/// Persons, each in any partition, …
+const PERSONS: usize = 24;
+/// … of whom so many are suppressed.
+const SUPPRESSED: usize = 6;
+
+#[test]
+fn every_worker_of_a_fleet_goes_by_it() {
+    let mut random = Random::announced("suppression fleet");
+    let (segment, word, workspace) = (Segment::start(), random.word(), Workspace::new("acme"));
+    let mut fleet = Fleet::start_with(&segment, from_ref(&workspace), &["--park-after-seconds", "2"]);
+    fleet.add(Stage::Delivery, &["--park-after-seconds", "2"]);
+    fleet.await_even(Stage::Delivery);
+    segment.set_faults(vec![FaultRule::always(status(503, None))]);
+    let persons: Vec<String> = (0..PERSONS).map(|number| format!("p-{word}-{number}")).collect();
+    let mut sender = Sender::new(fleet.ingest(), workspace.ingest_key());
+    let mut send = |round: &str| {
+        let fact = |person: &String| {
+            Fact::new("email_delivered", &format!("e-{round}-{person}"), recently_ms()).person(person).mail("m", round)
+        };
+        sender.take(&persons.iter().map(fact).collect::<Vec<_>>());
+    };
+    send("r1");
+    eventually("calls wait", SOON, || {
+        let books = fleet.ledger()?.calls(&workspace.connections[0].id)?;
+        holds(Ok(books.produced) == u64::try_from(PERSONS), || format!("{books:?}"))
+    });
+    let (silent, heard) = persons.split_at(SUPPRESSED);
+    for person in silent {
+        // A second worker is told too, so that it is known when it goes by it: it follows by itself.
+        for number in [0, 1] {
+            let admin = fleet.worker(Stage::Delivery, number).admin();
+            tell_in(&workspace.id, &admin, "suppress", "--person-id", person);
+        }
+    }
+    send("r2");
+    segment.clear_faults();
+    let ledger = Install::Fleet(Box::new(fleet)).settle();
+    let books = ledger.calls(&workspace.connections[0].id).expect("books of the connection");
+    assert_eq!(Ok(books.suppressed), u64::try_from(SUPPRESSED), "{books:?}");
+    assert_eq!((books.finished(), Ok(books.accepted)), (books.produced, u64::try_from(2 * heard.len())), "{books:?}");
+    assert_eq!(ledger.events("suppressed"), Ok(books.suppressed), "{}", ledger.raw);
+    assert_eq!(arrived(&segment), heard.iter().cloned().collect());
 }
 
 #[test]
