@@ -42,6 +42,8 @@ pub struct CallBooks {
     pub parked: u64,
     /// Left out by its settings.
     pub filtered: u64,
+    /// Not sent because their person is suppressed.
+    pub suppressed: u64,
     /// On their way.
     pub pending: u64,
 }
@@ -49,11 +51,21 @@ pub struct CallBooks {
 impl CallBooks {
     /// What has come to an end, in one way or another.
     pub fn finished(&self) -> u64 {
-        self.accepted + self.dead + self.dropped + self.filtered
+        self.accepted + self.dead + self.dropped + self.filtered + self.suppressed
     }
 }
 
 impl Ledger {
+    /// A count of events.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing.
+    pub fn events(&self, name: &str) -> Result<u64, String> {
+        let count = self.raw.pointer(&format!("/events/{name}")).and_then(Value::as_u64);
+        count.ok_or_else(|| format!("no {name} of events in {}", self.raw))
+    }
+
     /// The books of the connection of that id.
     ///
     /// # Errors
@@ -71,6 +83,7 @@ impl Ledger {
             dropped: count("dropped")?,
             parked: count("parked")?,
             filtered: count("filtered")?,
+            suppressed: count("suppressed")?,
             pending: count("pending")?,
         })
     }

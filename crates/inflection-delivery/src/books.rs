@@ -24,6 +24,8 @@ pub(crate) enum CallEnd {
     Dead,
     /// The connection's settings leave it out, or the connection is gone.
     Filtered,
+    /// Its person is suppressed: it is not sent.
+    Suppressed,
     /// It lies in the parked log.
     Parked,
 }
@@ -33,6 +35,7 @@ impl From<Fate> for CallEnd {
         match fate {
             Fate::Accepted => Self::Accepted,
             Fate::Dead => Self::Dead,
+            Fate::Suppressed => Self::Suppressed,
         }
     }
 }
@@ -100,6 +103,7 @@ fn count(totals: &mut ConnectionTotals, end: CallEnd, calls: u64) {
         CallEnd::Accepted => totals.accepted += calls,
         CallEnd::Dead => totals.dead += calls,
         CallEnd::Filtered => totals.filtered += calls,
+        CallEnd::Suppressed => totals.suppressed += calls,
         CallEnd::Parked => totals.parked += calls,
     }
 }
@@ -142,6 +146,7 @@ impl<H> Lane<H> {
                 match fate {
                     Fate::Accepted => self.totals.released_accepted += calls as u64,
                     Fate::Dead => self.totals.released_dead += calls as u64,
+                    Fate::Suppressed => self.totals.released_suppressed += calls as u64,
                 }
             }
         }
@@ -168,8 +173,20 @@ impl<H> Books<H> {
             let totals = match stored.remove(&key) {
                 // What was sent of a parked log is only ever stored with progress.
                 Some(stored) if parked.ended > stored.ended => {
-                    let ConnectionTotals { released_through, released_accepted, released_dead, .. } = stored;
-                    ConnectionTotals { released_through, released_accepted, released_dead, ..parked }
+                    let ConnectionTotals {
+                        released_through,
+                        released_accepted,
+                        released_dead,
+                        released_suppressed,
+                        ..
+                    } = stored;
+                    ConnectionTotals {
+                        released_through,
+                        released_accepted,
+                        released_dead,
+                        released_suppressed,
+                        ..parked
+                    }
                 }
                 Some(stored) => stored,
                 None => parked,

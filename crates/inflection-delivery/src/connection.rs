@@ -33,10 +33,11 @@ use crate::metrics::DeliveryMetrics;
 use crate::park::Park;
 use crate::progress::Tracked;
 use crate::room::Room;
+use crate::suppression::Suppression;
 pub use parking::ParkedError;
 pub(crate) use parking::of_log;
 pub use parking::parked_log;
-use parking::{Lane, Loaded};
+use parking::{Lane, Late, Loaded};
 use replays::Replays;
 pub use status::{ConnectionState, ConnectionStatus};
 
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     /// How long a connection takes nothing until its calls are parked.
     pub(crate) park_after: Duration,
     pub(crate) share: Arc<Share>,
+    pub(crate) suppression: Suppression,
     /// Held while a partition opens or connections change, so that every connection is told of every partition.
     pub(crate) opening: Arc<tokio::sync::Mutex<()>>,
 }
@@ -230,7 +232,7 @@ enum Done {
     Looked {
         partition: u16,
         generation: u64,
-        expired: Vec<(u64, usize)>,
+        expired: Vec<(u64, Late)>,
     },
     /// Dead letters on their way back.
     Replays {
@@ -360,13 +362,13 @@ impl Sender {
             }
             self.park();
         }
-        self.tend();
-        self.load_replays();
         let due = loop {
-            match self.dispatcher.poll(self.now()) {
-                Action::Send { batch, items, attempts } => self.send(batch, items, attempts),
-                Action::Bury { batch, item, attempts, status } => self.bury(batch, &item, attempts, status),
-                Action::Wait(until) => break until,
+            self.tend();
+            self.load_replays();
+            let (due, ended) = self.begin();
+            // Calls that ended without a request: nobody will answer for them, and what waits behind them is next.
+            if !ended {
+                break due;
             }
         };
         let parked = self.lanes.values().any(|lane| !lane.park.is_live());
@@ -374,6 +376,23 @@ impl Sender {
         let look = parked.then(|| self.look_at.saturating_duration_since(self.started));
         let park = self.dispatcher.parks_at(self.shared.park_after).filter(|at| *at > self.now());
         [due, hungry, look, park].into_iter().flatten().min()
+    }
+
+    /// Begins what may begin. Gives the moment to ask again, and whether calls ended at once.
+    fn begin(&mut self) -> (Option<Duration>, bool) {
+        let mut ended = false;
+        loop {
+            self.dispatcher.set_suppressed(self.shared.suppression.of(&self.key.0));
+            match self.dispatcher.poll(self.now()) {
+                Action::Send { batch, items, attempts } => self.send(batch, items, attempts),
+                Action::End(finished) => {
+                    self.finish(finished);
+                    ended = true;
+                }
+                Action::Bury { batch, item, attempts, status } => self.bury(batch, &item, attempts, status),
+                Action::Wait(until) => return (until, ended),
+            }
+        }
     }
 
     /// Takes what has come meanwhile along: batches are filled from everything that is there.

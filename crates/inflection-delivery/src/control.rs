@@ -1,14 +1,17 @@
-//! What all workers of a fleet know of a connection: closed windows, and what operators want. Keyed records, watched.
+//! What all workers of a fleet know: closed windows of connections, what operators want of them, and who is suppressed.
+//! Keyed records, watched.
 
 use std::collections::BTreeMap;
 
 use inflection_bus::{Bus, Expected, ReadError, RecordChange, RecordError, Watch};
 use inflection_domain::{ConnectionId, WorkspaceId};
-use inflection_wire::{ClosedWindow, DecodeError, OperatorHold};
+use inflection_wire::{ClosedWindow, DecodeError, OperatorHold, SuppressedPersons};
 
 use crate::books::ConnectionKey;
 use crate::connection::Command;
 use crate::dead_letters::now;
+use crate::service::DeliveryError;
+use crate::suppression::Announcer;
 
 /// Prefixes of the records.
 const CLOSED: &str = "closed";
@@ -59,6 +62,8 @@ pub(crate) async fn hold(bus: &Bus, connection: &ConnectionKey, paused: bool) ->
 pub(crate) struct Control {
     closed: Watch,
     pause: Watch,
+    suppressed: Watch,
+    announcer: Announcer,
     /// The newest of each, for connections that come later.
     known: BTreeMap<ConnectionKey, Known>,
 }
@@ -71,10 +76,13 @@ struct Known {
 
 impl Control {
     /// Begins with what there is.
-    pub(crate) async fn start(bus: &Bus) -> Result<Self, ReadError> {
-        let (closed, pause) = (bus.watch(CLOSED), bus.watch(PAUSE));
-        let mut control = Self { closed, pause, known: BTreeMap::new() };
+    pub(crate) async fn start(bus: &Bus, announcer: Announcer) -> Result<Self, DeliveryError> {
+        let (closed, pause, suppressed) = (bus.watch(CLOSED), bus.watch(PAUSE), bus.watch(SuppressedPersons::RECORDS));
+        let mut control = Self { closed, pause, suppressed, announcer, known: BTreeMap::new() };
         let (closed, pause) = (control.closed.next().await?, control.pause.next().await?);
+        let suppressed = control.suppressed.next().await?;
+        // Without it nobody would know whose calls must not be sent.
+        control.announce(suppressed).map_err(DeliveryError::Suppressed)?;
         control.note(closed, pause);
         Ok(control)
     }
@@ -91,8 +99,21 @@ impl Control {
         let (closed, pause) = tokio::select! {
             closed = self.closed.next() => (closed?, Vec::new()),
             pause = self.pause.next() => (Vec::new(), pause?),
+            suppressed = self.suppressed.next() => {
+                if let Err(error) = self.announce(suppressed?) {
+                    tracing::error!(%error, "the record of suppressed persons is damaged; the one before it holds");
+                }
+                (Vec::new(), Vec::new())
+            }
         };
         Ok(self.note(closed, pause))
+    }
+
+    fn announce(&self, suppressed: Vec<RecordChange>) -> Result<(), DecodeError> {
+        for change in suppressed.into_iter().filter(|change| change.key == SuppressedPersons::RECORD) {
+            self.announcer.announce(SuppressedPersons::decode(&change.value)?, change.revision);
+        }
+        Ok(())
     }
 
     fn note(&mut self, closed: Vec<RecordChange>, pause: Vec<RecordChange>) -> Vec<(ConnectionKey, Command)> {

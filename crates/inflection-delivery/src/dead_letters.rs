@@ -232,6 +232,7 @@ fn died(key: &ConnectionKey, item: &Item, reason: &str, attempts: u32, status: u
         attempts,
         last_status: status,
         item: item.bytes.slice(item.split..),
+        person: item.person,
     };
     DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) }
 }

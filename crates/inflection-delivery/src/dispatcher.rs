@@ -11,11 +11,12 @@ mod concurrency;
 mod lane;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use inflection_control::RateBudget;
-use inflection_domain::Timestamp;
+use inflection_domain::{Hash128, Timestamp};
 use inflection_segment::{Answer, limits};
 
 use batch::{Batch, BatchState};
@@ -23,6 +24,8 @@ pub use breaker::Trouble;
 use breaker::{Breaker, Permit};
 use concurrency::Concurrency;
 use lane::Lanes;
+
+use crate::suppression::Suppressed;
 
 /// The share of a connection's rate that dead letters on their way back may take, in percent.
 const REPLAY_PERCENT: u32 = 10;
@@ -83,6 +86,8 @@ pub struct Item {
     pub received_at: Timestamp,
     /// First half of the messageId's hash: attempts are noted by it.
     pub id: u64,
+    /// Key of the person; `None` where an older version has stored the call without it.
+    pub person: Option<Hash128>,
 }
 
 impl Item {
@@ -142,6 +147,8 @@ pub enum Action {
         /// Attempts of this request so far.
         attempts: u32,
     },
+    /// These calls have come to an end without a request: their persons are suppressed.
+    End(Vec<Finished>),
     /// Store this item in the dead letters, and say so with [`Dispatcher::buried`].
     Bury {
         /// The batch to answer for.
@@ -202,6 +209,8 @@ pub enum Fate {
     Accepted,
     /// It lies in the dead letters.
     Dead,
+    /// It was not sent: its person is suppressed.
+    Suppressed,
 }
 
 /// A call that has come to an end.
@@ -245,6 +254,8 @@ pub struct Dispatcher {
     stalled_since: Option<Duration>,
     rate: Option<RateBudget>,
     replay_rate: RateBudget,
+    /// Whose calls are not sent, when there is anybody.
+    suppressed: Option<Arc<Suppressed>>,
 }
 
 impl Dispatcher {
@@ -264,6 +275,7 @@ impl Dispatcher {
             stalled_since: None,
             rate: events_per_second.map(|rate| RateBudget::new(rate, Duration::ZERO)),
             replay_rate: replay_rate(events_per_second, Duration::ZERO),
+            suppressed: None,
         }
     }
 
@@ -271,6 +283,12 @@ impl Dispatcher {
     pub fn set_rate(&mut self, events_per_second: Option<u32>, now: Duration) {
         self.rate = events_per_second.map(|rate| RateBudget::new(rate, now));
         self.replay_rate = replay_rate(events_per_second, now);
+    }
+
+    /// Says whose calls are not sent from now on. They stay where they are, and end when what is before them has ended: a
+    /// position moves over calls in order only.
+    pub fn set_suppressed(&mut self, suppressed: Option<Arc<Suppressed>>) {
+        self.suppressed = suppressed;
     }
 
     /// Adds calls to a lane, in order.
@@ -449,16 +467,16 @@ impl Dispatcher {
     }
 
     fn send(&mut self, id: BatchId) -> Action {
-        match self.batches.get_mut(&id) {
-            Some(batch) => {
-                if self.breaker.trying() {
-                    self.trying = Some(id);
-                }
-                let (items, attempts) = batch.start();
-                Action::Send { batch: id, items, attempts }
-            }
-            None => Action::Wait(None),
+        let Some(batch) = self.batches.get_mut(&id) else { return Action::Wait(None) };
+        let Some((items, attempts)) = batch.start(self.suppressed.as_deref()) else {
+            let finished = batch.accept();
+            self.release(id);
+            return Action::End(finished);
+        };
+        if self.breaker.trying() {
+            self.trying = Some(id);
         }
+        Action::Send { batch: id, items, attempts }
     }
 
     /// Makes a batch from the fronts of idle lanes, if it is time. `Err` says when it will be.

@@ -109,6 +109,12 @@ impl DeliveryHandle {
         entry.outlet.inbox.send(Command::Replay(letters)).await.map_err(|_ended| ControlError::Stopping)
     }
 
+    /// Waits until everybody who sends here goes by this revision of the record of suppressed persons, or a later one:
+    /// from then on no request begins with a call of one of them.
+    pub async fn suppresses(&self, revision: u64) {
+        self.shared.suppression.reached(revision).await;
+    }
+
     /// The newest requests that had the call with this messageId, oldest first.
     #[must_use]
     pub fn attempts(&self, message_id: &str) -> Vec<Attempt> {

@@ -6,6 +6,7 @@
 //! * `books`: what of a partition is under way, and how far each connection has come; pure;
 //! * `room`: how connections share memory;
 //! * `partition` and `connection`: the tasks around them, which read, send, wait and store;
+//! * `suppression`: whose calls are not sent;
 //! * `hub`: which connections there are; `control`: what all workers know of them; `handle`: looking in and steering;
 //! * `dead_letters`: calls that will not be sent, and how they come back; `journal`: what was tried.
 //!
@@ -27,6 +28,7 @@ mod partition;
 mod progress;
 mod room;
 mod service;
+mod suppression;
 mod translate;
 
 pub use books::ConnectionKey;
@@ -43,4 +45,5 @@ pub use metrics::DeliveryMetrics;
 pub use partition::PartitionError;
 pub use progress::{ProgressError, load_progress};
 pub use service::{DeliveryConfig, DeliveryError, start};
+pub use suppression::Suppressed;
 pub use translate::{Rendered, Translation, translate};

@@ -8,6 +8,7 @@ pub struct DeliveryMetrics {
     pub(crate) accepted: CounterFamily,
     pub(crate) dead: CounterFamily,
     pub(crate) filtered: CounterFamily,
+    pub(crate) suppressed: CounterFamily,
     pub(crate) requests: CounterFamily,
     pub(crate) pending: GaugeFamily,
     pub(crate) parked: GaugeFamily,
@@ -24,6 +25,8 @@ impl DeliveryMetrics {
             accepted: registry.counters("inflection_delivery_calls_accepted", "Calls answered 2xx, by connection"),
             dead: registry.counters("inflection_delivery_calls_dead", "Calls put into the dead letters, by reason"),
             filtered: registry.counters("inflection_delivery_calls_filtered", "Calls a connection leaves out"),
+            suppressed: registry
+                .counters("inflection_delivery_calls_suppressed", "Calls not sent because their person is suppressed"),
             requests: registry.counters("inflection_delivery_requests", "Requests to Segment, by outcome"),
             pending: registry.gauges("inflection_delivery_calls_pending", "Calls in hand, by connection"),
             parked: registry.gauges("inflection_delivery_calls_parked", "Calls that lie parked, by connection"),

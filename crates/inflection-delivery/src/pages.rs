@@ -70,12 +70,15 @@ impl Pages {
             ticket,
             received_at,
             id: at.id,
+            person: Some(at.person),
         }));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use inflection_domain::Hash128;
+
     use super::*;
 
     /// Calls of every size come out as they went in, and the memory is counted whole.
@@ -91,7 +94,7 @@ mod tests {
             page.extend_from_slice(b"id");
             page.resize(page.len() + size, u8::try_from(number).unwrap());
             let (item, end) = (start + 2, page.len());
-            pages.push(Rendered { start, item, end, id: number as u64 });
+            pages.push(Rendered { start, item, end, id: number as u64, person: Hash128::default() });
         }
         let total: usize = sizes.iter().map(|size| size + 2 + size_of::<Item>()).sum();
         assert!(pages.memory_bytes() >= total && pages.memory_bytes() < 2 * total, "{}", pages.memory_bytes());

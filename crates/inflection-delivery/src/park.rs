@@ -123,9 +123,12 @@ impl Park {
         self.waiting.extend(items);
     }
 
-    /// So many calls of the request that was under way when the lane was parked were accepted: the first of the log.
-    pub(crate) fn orphans_accepted(&mut self, count: usize) {
-        self.ended.push_back((Fate::Accepted, count));
+    /// The next call of the request that was under way when the lane was parked has ended: they are the first of the log.
+    pub(crate) fn orphan_ended(&mut self, fate: Fate) {
+        match self.ended.back_mut() {
+            Some((last, count)) if *last == fate => *count += 1,
+            Some(_) | None => self.ended.push_back((fate, 1)),
+        }
     }
 
     /// How many of the first calls of what is to be read have ended already.

@@ -22,7 +22,8 @@ use crate::metrics::DeliveryMetrics;
 use crate::pages::Pages;
 use crate::progress::{Hold, Tracked};
 use crate::room::Room;
-use crate::translate::{Translation, translate};
+use crate::suppression::Suppression;
+use crate::translate::{Translation, person_key, translate};
 
 /// Bytes of decisions read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -58,6 +59,7 @@ pub(crate) struct Common {
     pub(crate) room: Arc<Room>,
     pub(crate) parking: Arc<Semaphore>,
     pub(crate) metrics: DeliveryMetrics,
+    pub(crate) suppression: Suppression,
 }
 
 impl Common {
@@ -124,6 +126,13 @@ struct Output<'o> {
 }
 
 impl Output<'_> {
+    /// Leaves out so many calls of a suppressed person.
+    fn suppress(&mut self, calls: usize) {
+        let skipped = calls.min(self.to_skip as usize);
+        self.to_skip -= u32::try_from(skipped).unwrap_or(self.to_skip);
+        self.calls.extend(std::iter::repeat_n(Some(CallEnd::Suppressed), calls - skipped));
+    }
+
     fn count(&self, wanted: CallEnd) -> u64 {
         self.calls.iter().filter(|end| **end == Some(wanted)).count() as u64
     }
@@ -156,7 +165,7 @@ impl Reading {
         let known: Vec<ConnectionKey> = outlets.values().flatten().map(|outlet| outlet.key.clone()).collect();
         self.introduce(&batch, &known, sequence);
         let mut outputs = self.outputs(&batch, &outlets, sequence, payload.len());
-        let mut calls: BTreeMap<WorkspaceId, u32> = BTreeMap::new();
+        let (mut calls, everybody) = (BTreeMap::<WorkspaceId, u32>::new(), self.common.suppression.now());
         for decided in &batch.decisions {
             let count = u32::try_from(decided.calls.len()).unwrap_or(u32::MAX);
             match calls.get_mut(&decided.workspace) {
@@ -165,8 +174,13 @@ impl Reading {
             }
             let Some(own) = outputs.get_mut(&decided.workspace).filter(|own| !own.is_empty()) else { continue };
             let body = decode_body(&decided.body);
+            let suppressed = everybody.of(&decided.workspace).is_some_and(|suppressed| {
+                let person = body.as_ref().ok().map(|body| person_key(decided, body)).or(decided.person);
+                suppressed.covers(person, decided.user.as_ref())
+            });
             for output in own {
                 match &body {
+                    _ if suppressed => output.suppress(decided.calls.len()),
                     Ok(body) => self.render(decided, body, batch.received_at, output),
                     Err(error) => self.unreadable(decided, error, output),
                 }
@@ -291,6 +305,7 @@ impl Reading {
             attempts: 0,
             last_status: 0,
             item,
+            person: decided.person,
         }
     }
 
@@ -321,11 +336,12 @@ impl Reading {
             for letter in std::mem::take(&mut output.dead) {
                 self.bury(output.outlet, letter).await?;
             }
-            let filtered = output.count(CallEnd::Filtered);
-            if filtered > 0 {
-                let key = &output.outlet.key;
-                let labels = [("workspace", key.0.as_str()), ("connection", key.1.as_str())];
-                self.common.metrics.filtered.with(&labels).add(filtered);
+            let metrics = &self.common.metrics;
+            for (end, counter) in [(CallEnd::Filtered, &metrics.filtered), (CallEnd::Suppressed, &metrics.suppressed)] {
+                let (count, key) = (output.count(end), &output.outlet.key);
+                if count > 0 {
+                    counter.with(&[("workspace", key.0.as_str()), ("connection", key.1.as_str())]).add(count);
+                }
             }
         }
         let mut waiting = Vec::new();

@@ -25,6 +25,7 @@ use crate::metrics::DeliveryMetrics;
 use crate::partition::{Common, PartitionError, Reading};
 use crate::progress::{ProgressError, Tracked, load_revision, pause};
 use crate::room::Room;
+use crate::suppression;
 
 /// Rendered bytes that wait for Segment, over all connections: what the memory of this stage is bounded by.
 const ROOM_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -83,6 +84,9 @@ pub enum DeliveryError {
     /// What is parked, or what operators want, cannot be read.
     #[error("the bus cannot be read")]
     Read(#[from] ReadError),
+    /// Who is suppressed cannot be known.
+    #[error("the record of suppressed persons is damaged")]
+    Suppressed(#[source] DecodeError),
     /// A parked log is damaged.
     #[error("the parked log {log} is damaged")]
     Damaged {
@@ -131,6 +135,7 @@ pub async fn start(
     shares: Shares,
 ) -> Result<(DeliveryHandle, impl Future<Output = Result<(), DeliveryError>> + Send), DeliveryError> {
     let partitions = config.installation.partitions.get();
+    let (announcer, suppression) = suppression::channel(config.installation.key);
     let shared = Shared {
         bus: bus.clone(),
         tracked: Arc::new((0..partitions).map(|_| Arc::default()).collect()),
@@ -140,6 +145,7 @@ pub async fn start(
         park_after: config.park_after,
         share: Share::new(partitions),
         opening: Arc::default(),
+        suppression: suppression.clone(),
     };
     let common = Arc::new(Common {
         bus: bus.clone(),
@@ -148,8 +154,9 @@ pub async fn start(
         room: Arc::clone(&shared.room),
         parking: Common::parking(),
         metrics,
+        suppression,
     });
-    let (control, shutdown) = (Control::start(&bus).await?, CancellationToken::new());
+    let (control, shutdown) = (Control::start(&bus, announcer).await?, CancellationToken::new());
     let mut hub = Hub::new(shared.clone(), Arc::clone(&common), control, config.limits, shutdown.clone());
     hub.configure(&config.directory.current()).await?;
     let handle = DeliveryHandle::new(shared.clone(), hub.entries());

@@ -1,7 +1,7 @@
 //! From a decision to rendered items, under a connection's settings. Pure.
 
 use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
-use inflection_domain::{Body, Call, CallKind, EmailAddress, InstallationId, MessageId, members};
+use inflection_domain::{Body, Call, CallKind, EmailAddress, Hash128, Head, InstallationId, MessageId, members};
 use inflection_segment::json::Object;
 use inflection_segment::{Call as SegmentCall, Invalid, Kind};
 use inflection_wire::Decided;
@@ -32,6 +32,8 @@ pub struct Rendered {
     pub end: usize,
     /// First half of the messageId's hash.
     pub id: u64,
+    /// Key of the person.
+    pub person: Hash128,
 }
 
 /// Renders one call into `out`. The bytes depend on nothing but the arguments: a retry, replay or restart gives the same.
@@ -76,12 +78,37 @@ pub fn translate(
         },
     );
     match rendered {
-        Ok(()) => Translation::Rendered(Rendered { start, item, end: out.len(), id: id.high() }),
+        Ok(()) => Translation::Rendered(Rendered {
+            start,
+            item,
+            end: out.len(),
+            id: id.high(),
+            person: person_key(decided, body),
+        }),
         Err(invalid) => {
             out.truncate(start);
             Translation::Invalid(invalid)
         }
     }
+}
+
+/// The key of the person that a decision is about.
+pub(crate) fn person_key(decided: &Decided, body: &Body<'_>) -> Hash128 {
+    decided.person.unwrap_or_else(|| Head::person_key(&decided.workspace, &body.person))
+}
+
+/// User and person as a rendered item names them: its own members, ahead of everything that a sender wrote.
+pub(crate) fn ids(item: &str) -> (Option<String>, Option<String>) {
+    let members = item.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+    let (mut user, mut person) = (None, None);
+    for member in members::of(members).take_while(|member| member.key != "context") {
+        match &*member.key {
+            "userId" => user = members::string(member.value).map(String::from),
+            "anonymousId" => person = members::string(member.value).map(String::from),
+            _ => {}
+        }
+    }
+    (user, person)
 }
 
 fn wants(connection: &Connection, call: &Call) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::call::CallKey;
 use crate::state::{LinkClick, Mail, Mark, PartitionState, Person};
-use crate::{BounceClass, Call, CallKind, FactKind, Hash128, Head, LinkKind, OpenSource, UserId};
+use crate::{BounceClass, Call, CallKind, FactKind, Hash128, Head, InstallationKey, LinkKind, OpenSource, UserId};
 
 /// What to do with opens or clicks of machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +42,8 @@ pub struct Policy {
 /// What the fold says of one fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
+    /// The person is suppressed: nothing happens, and nothing is remembered of the fact, its event id neither.
+    Suppressed,
     /// The event id is known; nothing happens.
     Duplicate,
     /// A new fact, with what follows from it.
@@ -66,8 +68,11 @@ impl PartitionState {
     /// told, never as unique.
     pub const LINKS_MAX: usize = 250;
 
-    /// Folds one fact into the state.
-    pub fn fold(&mut self, policy: &Policy, head: &Head) -> Verdict {
+    /// Folds one fact into the state. Tombstones are made under `key`.
+    pub fn fold(&mut self, policy: &Policy, key: &InstallationKey, head: &Head) -> Verdict {
+        if self.suppresses(key, head) {
+            return Verdict::Suppressed;
+        }
         if !self.see(head.event) {
             return Verdict::Duplicate;
         }

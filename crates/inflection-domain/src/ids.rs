@@ -192,7 +192,7 @@ pub struct InstallationKey([u8; 32]);
 impl InstallationKey {
     /// Takes 32 random bytes.
     #[must_use]
-    pub fn new(bytes: [u8; 32]) -> Self {
+    pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 

@@ -15,6 +15,7 @@ mod machine;
 pub mod members;
 mod partition;
 mod state;
+mod suppression;
 mod timestamp;
 
 pub use address::{EmailAddress, InvalidAddress};
@@ -29,4 +30,5 @@ pub use ids::{
 pub use machine::classify_open;
 pub use partition::{Partition, PartitionCount};
 pub use state::{Changes, Delivery, LinkClick, PartitionState, PendingLink, Person, Restore};
+pub use suppression::{OrderKind, PersonOrder, Tombstone};
 pub use timestamp::{InvalidTimestamp, Timestamp};

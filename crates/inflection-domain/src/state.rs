@@ -11,8 +11,11 @@ mod export;
 mod mail;
 mod seen;
 mod shards;
+mod suppressed;
 
-use crate::{BounceClass, Hash128, OpenSource, Timestamp, UserId};
+use std::collections::BTreeSet;
+
+use crate::{BounceClass, Hash128, OpenSource, Timestamp, Tombstone, UserId};
 
 pub use export::Restore;
 pub(crate) use mail::{Mail, Mark};
@@ -87,6 +90,14 @@ pub struct Changes {
     pub persons: Vec<(Hash128, Person)>,
     /// Mails, by delivery key.
     pub deliveries: Vec<(Hash128, Delivery)>,
+    /// Tombstones that were set.
+    pub suppressed: Vec<Tombstone>,
+    /// Tombstones that were taken away.
+    pub lifted: Vec<Tombstone>,
+    /// Keys of persons that were erased.
+    pub forgotten_persons: Vec<Hash128>,
+    /// Keys of mails that were erased.
+    pub forgotten_mails: Vec<Hash128>,
 }
 
 /// The state of one partition.
@@ -96,12 +107,15 @@ pub struct PartitionState {
     seen: Seen,
     persons: Shards<Hash128, Person>,
     mails: Shards<Hash128, Mail>,
+    /// Whose facts are dropped: at most [`Tombstone::COUNT_MAX`].
+    tombstones: BTreeSet<Tombstone>,
     /// What persons and mails hold outside their maps.
     heap_bytes: usize,
     new_seen: Vec<Hash128>,
     /// Keys in the order they were touched, some more than once.
     touched_persons: Vec<Hash128>,
     touched_mails: Vec<Hash128>,
+    touched_tombstones: BTreeSet<Tombstone>,
     changes_bytes: usize,
 }
 
@@ -154,7 +168,8 @@ impl PartitionState {
     pub fn bytes(&self) -> usize {
         let keys = self.new_seen.capacity() + self.touched_persons.capacity() + self.touched_mails.capacity();
         let maps = self.seen.bytes() + self.persons.bytes() + self.mails.bytes();
-        size_of::<Self>() + keys * size_of::<Hash128>() + maps + self.heap_bytes
+        let tombstones = self.tombstones.len() * size_of::<Tombstone>();
+        size_of::<Self>() + keys * size_of::<Hash128>() + maps + tombstones + self.heap_bytes
     }
 
     /// Remembers an event key; `false` when it was known.
@@ -207,6 +222,16 @@ impl PartitionState {
         self.heap_bytes -= old.map_or(0, |old| old.heap_bytes());
     }
 
+    fn remove_person(&mut self, key: Hash128) {
+        let old = self.persons.of_mut(key).remove(&key);
+        self.heap_bytes -= old.map_or(0, |old| old.heap_bytes());
+    }
+
+    fn remove_mail(&mut self, key: Hash128) {
+        let old = self.mails.of_mut(key).remove(&key);
+        self.heap_bytes -= old.map_or(0, |old| old.heap_bytes());
+    }
+
     /// About how large the changes since the last [`PartitionState::take_changes`] are when written, in bytes.
     #[must_use]
     pub fn changes_bytes(&self) -> usize {
@@ -216,15 +241,25 @@ impl PartitionState {
     /// The changes since the last call, ordered by key so that equal folds give equal bytes.
     pub fn take_changes(&mut self) -> Changes {
         self.changes_bytes = 0;
-        let (persons, mails) = (&self.persons, &self.mails);
-        let person = |key: Hash128| Some((key, persons.of(key).get(&key)?.clone()));
-        let delivery = |key: Hash128| Some((key, Delivery::from(mails.of(key).get(&key)?)));
-        Changes {
-            log_time: self.log_time,
-            seen: std::mem::take(&mut self.new_seen),
-            persons: drain_distinct(&mut self.touched_persons).filter_map(person).collect(),
-            deliveries: drain_distinct(&mut self.touched_mails).filter_map(delivery).collect(),
+        let mut changes =
+            Changes { log_time: self.log_time, seen: std::mem::take(&mut self.new_seen), ..Changes::default() };
+        // What was touched and is not there was erased.
+        for key in drain_distinct(&mut self.touched_persons) {
+            match self.persons.of(key).get(&key) {
+                Some(person) => changes.persons.push((key, person.clone())),
+                None => changes.forgotten_persons.push(key),
+            }
         }
+        for key in drain_distinct(&mut self.touched_mails) {
+            match self.mails.of(key).get(&key) {
+                Some(mail) => changes.deliveries.push((key, mail.into())),
+                None => changes.forgotten_mails.push(key),
+            }
+        }
+        let touched = std::mem::take(&mut self.touched_tombstones);
+        (changes.suppressed, changes.lifted) =
+            touched.into_iter().partition(|tombstone| self.tombstones.contains(tombstone));
+        changes
     }
 
     /// Applies changes that an earlier fold reported.
@@ -234,6 +269,10 @@ impl PartitionState {
         changes.seen.into_iter().for_each(|event| self.seen.put(event, today));
         changes.persons.into_iter().for_each(|(key, person)| self.put_person(key, person));
         changes.deliveries.into_iter().for_each(|(key, delivery)| self.put_mail(key, delivery.into()));
+        changes.forgotten_persons.into_iter().for_each(|key| self.remove_person(key));
+        changes.forgotten_mails.into_iter().for_each(|key| self.remove_mail(key));
+        self.tombstones.retain(|tombstone| !changes.lifted.contains(tombstone));
+        self.tombstones.extend(changes.suppressed);
     }
 }
 

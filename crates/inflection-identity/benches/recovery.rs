@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use inflection_bus::{Bus, EmbeddedConfig, Expected, Log};
 use inflection_control::Directory;
 use inflection_domain::{
-    Body, Delivery, EventId, Fact, FactKind, Hash128, Head, LinkClick, LinkKind, MailRef, OpenSource, PartitionCount,
-    PartitionState, Person, PersonId, Timestamp, UserId, WorkspaceId,
+    Body, Delivery, EventId, Fact, FactKind, Hash128, Head, InstallationKey, LinkClick, LinkKind, MailRef, OpenSource,
+    PartitionCount, PartitionState, Person, PersonId, Timestamp, UserId, WorkspaceId,
 };
 use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ownership::Shares;
@@ -54,7 +54,12 @@ async fn measure(keys: u64) -> Outcome<()> {
     let (stop, registry, started) = (CancellationToken::new(), Registry::default(), Instant::now());
     let partitions = PartitionCount::new(PARTITIONS).ok_or("a number of partitions")?;
     let (shares, all) = Shares::alone(PARTITIONS, stop.clone());
-    let config = IdentityConfig { partitions, directory: Directory::new(Vec::new()).1, snapshot_every_bytes: u64::MAX };
+    let config = IdentityConfig {
+        partitions,
+        directory: Directory::new(Vec::new()).1,
+        key: InstallationKey::new([7; 32]),
+        snapshot_every_bytes: u64::MAX,
+    };
     let run = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
     let tasks = TaskTracker::new();
     let identity = tasks.spawn(async move { tokio::join!(run, all).0 });

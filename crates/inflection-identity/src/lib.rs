@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use inflection_bus::{Bus, InvalidName};
 use inflection_control::{Directory, Workspace};
-use inflection_domain::{PartitionCount, Policy, WorkspaceId};
+use inflection_domain::{InstallationKey, PartitionCount, Policy, WorkspaceId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,23 +45,29 @@ pub struct IdentityConfig {
     pub partitions: PartitionCount,
     /// The workspaces, with each one's choices. A change applies to facts folded after it.
     pub directory: Directory,
+    /// The installation's key: suppressed persons are known by what it makes of them.
+    pub key: InstallationKey,
     /// Bytes of decisions after which a partition takes a snapshot; a state of more than half of that waits for twice its
     /// own size.
     pub snapshot_every_bytes: u64,
 }
 
-/// Each workspace's choices; those that are not configured get the default.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Policies(HashMap<WorkspaceId, Policy>);
+/// Each workspace's choices; those that are not configured get the default. And the key, which is the same for all.
+#[derive(Debug, Clone)]
+pub(crate) struct Policies {
+    by_workspace: HashMap<WorkspaceId, Policy>,
+    key: InstallationKey,
+}
 
 impl Policies {
     /// The choices of these workspaces.
-    fn of(workspaces: &[Workspace]) -> Self {
-        Self(workspaces.iter().map(|workspace| (workspace.id.clone(), workspace.policy)).collect())
+    fn of(workspaces: &[Workspace], key: &InstallationKey) -> Self {
+        let by_workspace = workspaces.iter().map(|workspace| (workspace.id.clone(), workspace.policy)).collect();
+        Self { by_workspace, key: key.clone() }
     }
 
     fn get(&self, workspace: &WorkspaceId) -> Policy {
-        self.0.get(workspace).copied().unwrap_or_default()
+        self.by_workspace.get(workspace).copied().unwrap_or_default()
     }
 }
 
@@ -105,8 +111,8 @@ pub async fn run(
             change = shares.next(), if open => match change {
                 Some(Change::Start(number)) => {
                     let Some(partition) = config.partitions.all().find(|one| one.index() == number) else { continue };
-                    let (directory, snapshots) = (config.directory.clone(), snapshots.clone());
-                    let worker = Worker::new(partition, &bus, directory, snapshots, metrics.clone())?;
+                    let snapshots = snapshots.clone();
+                    let worker = Worker::new(partition, &bus, &config, snapshots, metrics.clone())?;
                     let stop = CancellationToken::new();
                     served.insert(number, (stop.clone(), None));
                     tasks.spawn(async move {

@@ -11,6 +11,7 @@ pub struct IdentityMetrics {
     pub(crate) conflicts: Counter,
     pub(crate) contradictions: Counter,
     pub(crate) undecodable: Counter,
+    pub(crate) suppressed: Counter,
     pub(crate) messages: Counter,
     pub(crate) fenced: Counter,
     pub(crate) append_seconds: Histogram,
@@ -34,6 +35,8 @@ impl IdentityMetrics {
                 .counter("inflection_identity_conflicts", "Facts claiming another user id than is known"),
             contradictions: registry.counter("inflection_identity_contradictions", "Opens after a hard bounce"),
             undecodable: registry.counter("inflection_identity_events_undecodable", "Events that could not be read"),
+            suppressed: registry
+                .counter("inflection_identity_facts_suppressed", "Facts of suppressed persons, dropped"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
             state_keys: registry

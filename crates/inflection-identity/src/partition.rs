@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
-use inflection_domain::{Partition, PartitionState};
+use inflection_domain::{InstallationKey, Partition, PartitionState};
 use inflection_telemetry::Gauge;
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::Policies;
 use crate::metrics::IdentityMetrics;
 use crate::snapshots::{LoadError, SnapshotConfig, Snapshots};
 use crate::step::{Input, Step};
+use crate::{IdentityConfig, Policies};
 
 /// Bytes of input read for one step.
 const INPUT_BYTES_MAX: usize = 512 * 1024;
@@ -60,6 +60,7 @@ pub(crate) struct Worker {
     decisions: Log,
     unparsed: Log,
     directory: Directory,
+    key: InstallationKey,
     snapshots: SnapshotConfig,
     metrics: IdentityMetrics,
 }
@@ -104,7 +105,7 @@ impl Worker {
     pub(crate) fn new(
         partition: Partition,
         bus: &Bus,
-        directory: Directory,
+        config: &IdentityConfig,
         snapshots: SnapshotConfig,
         metrics: IdentityMetrics,
     ) -> Result<Self, InvalidName> {
@@ -114,7 +115,8 @@ impl Worker {
             events: Log::new(&format!("events.{partition}"))?,
             decisions: Log::new(&format!("decisions.{partition}"))?,
             unparsed: Log::new(&format!("unparsed._events.{partition}"))?,
-            directory,
+            directory: config.directory.clone(),
+            key: config.key.clone(),
             snapshots,
             metrics,
         })
@@ -195,7 +197,7 @@ impl Worker {
     async fn own(&self, recovered: Recovered, shutdown: &CancellationToken) -> Result<(), PartitionError> {
         let Recovered { mut step, mut fence, mut reader, mut snapshots } = recovered;
         let mut workspaces = self.directory.current();
-        let mut policies = Policies::of(&workspaces);
+        let mut policies = Policies::of(&workspaces, &self.key);
         let mut inputs = VecDeque::new();
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
         let size = StateSize::of(self.partition.index(), &self.metrics);
@@ -225,7 +227,7 @@ impl Worker {
             }
             let now = self.directory.current();
             if !Arc::ptr_eq(&now, &workspaces) {
-                (policies, workspaces) = (Policies::of(&now), now);
+                (policies, workspaces) = (Policies::of(&now, &self.key), now);
             }
             let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
@@ -243,6 +245,7 @@ impl Worker {
             self.metrics.conflicts.add(counts.conflicts);
             self.metrics.contradictions.add(counts.contradictions);
             self.metrics.undecodable.add(counts.undecodable);
+            self.metrics.suppressed.add(counts.suppressed);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
                 purged = self.purge(step.position().through, purged).await;

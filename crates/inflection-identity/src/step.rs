@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use inflection_domain::{Hash128, PartitionState, Timestamp, Verdict, WorkspaceId};
+use inflection_domain::{Hash128, PartitionState, PersonOrder, Timestamp, Verdict, WorkspaceId};
 use inflection_wire::{
     Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
 };
@@ -35,6 +35,8 @@ pub struct Step {
 pub(crate) struct Input {
     sequence: u64,
     received_at: Timestamp,
+    /// To be obeyed ahead of its events.
+    orders: Vec<PersonOrder>,
     events: std::vec::IntoIter<Result<Event, DecodeError>>,
     /// Events taken from it so far.
     taken: u32,
@@ -49,16 +51,17 @@ pub(crate) struct Counts {
     pub(crate) conflicts: u64,
     pub(crate) contradictions: u64,
     pub(crate) undecodable: u64,
+    pub(crate) suppressed: u64,
 }
 
 impl Input {
     /// Decodes a message. One that is no event batch at all becomes a single event that cannot be read.
     pub(crate) fn new(sequence: u64, payload: &Bytes) -> Self {
-        let (received_at, events) = match EventBatch::decode(payload) {
-            Ok(batch) => (batch.received_at, batch.events),
-            Err(error) => (Timestamp::default(), vec![Err(error)]),
+        let (received_at, orders, events) = match EventBatch::decode(payload) {
+            Ok(batch) => (batch.received_at, batch.orders, batch.events),
+            Err(error) => (Timestamp::default(), Vec::new(), vec![Err(error)]),
         };
-        Self { sequence, received_at, events: events.into_iter(), taken: 0 }
+        Self { sequence, received_at, orders, events: events.into_iter(), taken: 0 }
     }
 
     /// Whether something in it cannot be read, so that it must be kept for a person to look at.
@@ -138,6 +141,9 @@ impl Step {
         self.state.advance(latest);
         let (mut decisions, mut counts, mut bytes) = (Vec::new(), Counts::default(), 0);
         while let Some(input) = inputs.front_mut() {
+            let orders = std::mem::take(&mut input.orders);
+            // An owner before us that has consumed some of its events has obeyed.
+            orders.iter().filter(|_| self.position.events == 0).for_each(|order| self.state.obey(order));
             // Events of this message that an owner before us consumed already.
             while input.taken < self.position.events && input.next().is_some() {}
             while bytes + self.state.changes_bytes() < bytes_max {
@@ -182,7 +188,7 @@ impl Step {
             self.unknown().undecodable += 1;
             return None;
         };
-        let verdict = self.state.fold(&policies.get(&head.workspace), &head);
+        let verdict = self.state.fold(&policies.get(&head.workspace), &policies.key, &head);
         let totals = match self.totals.get_mut(&head.workspace) {
             Some(totals) => totals,
             None => self
@@ -191,6 +197,11 @@ impl Step {
                 .or_insert_with(|| WorkspaceTotals::new(head.workspace.clone())),
         };
         let decision = match verdict {
+            Verdict::Suppressed => {
+                totals.suppressed += 1;
+                counts.suppressed += 1;
+                return None;
+            }
             Verdict::Duplicate => {
                 totals.duplicates += 1;
                 counts.duplicates += 1;
@@ -214,6 +225,7 @@ impl Step {
             user: decision.user,
             calls: decision.calls,
             body,
+            person: Some(head.person),
         })
     }
 }
@@ -225,7 +237,7 @@ fn by_workspace(totals: Vec<WorkspaceTotals>) -> BTreeMap<WorkspaceId, Workspace
 /// About how large a decision is when written.
 fn size(decided: &Decided) -> usize {
     let calls: usize = decided.calls.iter().map(|call| 32 + call.link_url.as_ref().map_or(0, |url| url.len())).sum();
-    64 + decided.body.len() + decided.user.as_ref().map_or(0, |user| user.as_str().len()) + calls
+    82 + decided.body.len() + decided.user.as_ref().map_or(0, |user| user.as_str().len()) + calls
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod connections;
 mod explain;
 pub(crate) mod letters;
+pub(crate) mod persons;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -104,6 +105,10 @@ pub(crate) async fn serve(admin: Admin, listener: TcpListener, shutdown: Cancell
         .route("/v1/connections/{id}/pause", post(connections::pause))
         .route("/v1/connections/{id}/resume", post(connections::resume))
         .route("/v1/connections/{id}/test", post(connections::test))
+        .route("/v1/persons", get(persons::list))
+        .route("/v1/persons/suppress", post(persons::suppress))
+        .route("/v1/persons/erase", post(persons::erase))
+        .route("/v1/persons/lift", post(persons::lift))
         .route("/v1/explain/{id}", get(explain::view))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize));
     let router = Router::new()

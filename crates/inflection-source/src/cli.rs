@@ -41,6 +41,8 @@ pub(crate) enum Command {
     DeadLetters(DeadLettersArgs),
     /// Shows the connections of a running install; pauses, resumes and tests them.
     Connections(ConnectionsArgs),
+    /// Suppresses persons: nothing of them is sent from then on, until it is lifted. Erases what is known of them.
+    Persons(PersonsArgs),
     /// Balances the books: events in, calls out. Exit code 1 when they do not balance at rest.
     Ledger(LedgerArgs),
     /// Tells every hop of one event: when it came, what was decided and why, what was sent, what was answered.
@@ -418,6 +420,59 @@ pub(crate) struct ConnectionArgs {
     /// Its workspace; needed when several workspaces have a connection of this id.
     #[arg(long)]
     pub(crate) workspace: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// What `persons` is told.
+#[derive(Debug, Args)]
+pub(crate) struct PersonsArgs {
+    #[command(subcommand)]
+    pub(crate) action: PersonsAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PersonsAction {
+    /// Drops the person's events from now on, and its calls that wait. Ingest still takes its events and answers 200.
+    Suppress(PersonArgs),
+    /// Suppresses, forgets what identity knows of the person, and drops its dead letters.
+    Erase(PersonArgs),
+    /// Lets the person's events count again from now on. What was dropped or erased does not come back.
+    Lift(PersonArgs),
+    /// Lists who is suppressed, by keyed hashes: ids are kept nowhere.
+    List(PersonsListArgs),
+}
+
+/// Which person.
+#[derive(Debug, Args)]
+pub(crate) struct PersonArgs {
+    /// Its workspace.
+    #[arg(long)]
+    pub(crate) workspace: String,
+    #[command(flatten)]
+    pub(crate) whom: WhomArgs,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// A person by one of its ids.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WhomArgs {
+    /// The person with this id.
+    #[arg(long)]
+    pub(crate) person_id: Option<String>,
+    /// All persons that are this user, now or later.
+    #[arg(long)]
+    pub(crate) user_id: Option<String>,
+    /// The person of events that come with this address and without a person's id.
+    #[arg(long)]
+    pub(crate) email: Option<String>,
+}
+
+/// What `persons list` is told.
+#[derive(Debug, Args)]
+pub(crate) struct PersonsListArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
 }

@@ -9,6 +9,7 @@ mod explain;
 mod healthcheck;
 mod ledger;
 mod look;
+mod persons;
 mod provision;
 mod sandbox;
 mod stage;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command) -> Result<End, Failure> {
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::DeadLetters(args) => dead_letters::run(args).await,
         Command::Connections(args) => connections::run(args).await,
+        Command::Persons(args) => persons::run(args).await,
         Command::Ledger(args) => ledger::run(args).await,
         Command::State(args) => state::run(args).await,
         Command::Explain(args) => explain::run(args).await,

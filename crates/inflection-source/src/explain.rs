@@ -2,6 +2,7 @@
 //!
 //! * `find`: where the event lies, in the decision logs and behind them in the event logs;
 //! * `calls`: what it makes for each connection;
+//! * `suppressed`: whose calls are not sent;
 //! * `fate`: what became of a call, from the books of delivery, its parked logs and its dead letters;
 //! * `story`: the same in words and in the admin API's shape; `text`: as a person reads it.
 //!
@@ -13,6 +14,7 @@ mod fate;
 mod find;
 mod pass;
 mod story;
+mod suppressed;
 mod text;
 
 use inflection_bus::Bus;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use calls::CallOn;
 use fate::Delivered;
 use find::{Search, Wanted};
+use suppressed::Suppressions;
 
 /// Most events of one answer: the newest.
 const EVENTS_MAX: usize = 100;
@@ -136,6 +139,8 @@ pub(crate) enum Fate {
     Pending,
     /// It is not for this connection.
     Filtered,
+    /// It was not sent because its person is suppressed.
+    Suppressed,
 }
 
 /// One request that had a call.
@@ -177,9 +182,11 @@ pub(crate) async fn explain(
     let calls: Vec<Vec<CallOn<'_>>> =
         found.map(|found| calls::on_connections(found, &installation.id, connections, &views)).collect();
     let delivered = Delivered::load(bus, delivery, &calls).await?;
+    let suppressed = Suppressions::load(bus, installation).await?;
     let mut events = Vec::new();
     for (found, calls) in search.found.iter().zip(&calls) {
-        let calls = calls.iter().map(|call| story::call(call, &delivered, delivery)).collect();
+        let since = suppressed.since(found);
+        let calls = calls.iter().map(|call| story::call(call, &delivered, delivery, since)).collect();
         events.push(story::event(found, calls, addresses));
     }
     Ok(Explanation {
@@ -190,7 +197,7 @@ pub(crate) async fn explain(
             messages: search.messages,
             whole: search.whole,
         },
-        note: story::note(&search, delivery.is_some(), connections),
+        note: story::note(&search, delivery.is_some(), connections, suppressed.of_id(id, connections)),
     })
 }
 

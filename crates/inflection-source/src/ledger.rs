@@ -36,13 +36,16 @@ pub(crate) struct Ledger {
     pub(crate) calls: Vec<CallBooks>,
 }
 
-/// Events: accepted = folded + duplicate + undecodable + pending. Rejected ones were never taken; their count may miss
+/// Events: accepted = folded + duplicate + suppressed + undecodable + pending. Rejected ones were never taken; their count may miss
 /// what a process had refused in the last second before it was killed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EventBooks {
     pub(crate) accepted: u64,
     pub(crate) folded: u64,
     pub(crate) duplicate: u64,
+    /// Of suppressed persons, dropped.
+    #[serde(default)]
+    pub(crate) suppressed: u64,
     pub(crate) undecodable: u64,
     pub(crate) pending: u64,
     pub(crate) rejected: u64,
@@ -55,13 +58,15 @@ pub(crate) struct WorkspaceBooks {
     pub(crate) workspace: String,
     pub(crate) folded: u64,
     pub(crate) duplicate: u64,
+    #[serde(default)]
+    pub(crate) suppressed: u64,
     pub(crate) rejected: u64,
     pub(crate) identity_conflicts: u64,
     /// Calls decided, before any connection's filter.
     pub(crate) calls: u64,
 }
 
-/// Calls of one connection: produced = accepted + dead + dropped + filtered + parked + pending.
+/// Calls of one connection: produced = accepted + dead + dropped + filtered + suppressed + parked + pending.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CallBooks {
     pub(crate) workspace: String,
@@ -74,6 +79,9 @@ pub(crate) struct CallBooks {
     /// Taken out of the dead letters by an operator.
     pub(crate) dropped: u64,
     pub(crate) filtered: u64,
+    /// Not sent because their person is suppressed.
+    #[serde(default)]
+    pub(crate) suppressed: u64,
     pub(crate) parked: u64,
     pub(crate) pending: u64,
     /// Calls that are missing or too many: not zero is a defect.
@@ -120,7 +128,7 @@ impl Bookkeeper {
         self.add_rejected(&mut ledger).await?;
         self.add_letters(&mut ledger).await?;
         let books = &mut ledger.events;
-        books.accepted = books.folded + books.duplicate + books.undecodable + books.pending;
+        books.accepted = books.folded + books.duplicate + books.suppressed + books.undecodable + books.pending;
         ledger.pending += books.pending + ledger.calls.iter().map(|calls| calls.pending + calls.parked).sum::<u64>();
         ledger.at_rest = ledger.pending == 0;
         ledger.balanced = ledger.calls.iter().all(|calls| calls.gap == 0);
@@ -176,11 +184,13 @@ fn add_events(ledger: &mut Ledger, batch: &DecisionBatch) {
     for totals in &batch.totals {
         ledger.events.folded += totals.folded;
         ledger.events.duplicate += totals.duplicates;
+        ledger.events.suppressed += totals.suppressed;
         ledger.events.undecodable += totals.undecodable;
         ledger.events.identity_conflicts += totals.identity_conflicts;
         ledger.add(totals.workspace.as_str(), |books| {
             books.folded += totals.folded;
             books.duplicate += totals.duplicates;
+            books.suppressed += totals.suppressed;
             books.identity_conflicts += totals.identity_conflicts;
             books.calls += totals.calls;
         });
@@ -197,7 +207,7 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
         let at_end = totals.ended.through >= decided_through;
         // Who is at the end has nothing pending; who counted more than was decided is wrong.
         let gap = counted.saturating_sub(produced) + if at_end { produced.saturating_sub(counted) } else { 0 };
-        let gap = gap + (totals.released_accepted + totals.released_dead).saturating_sub(totals.parked);
+        let gap = gap + totals.released().saturating_sub(totals.parked);
         let (workspace, connection) = (totals.workspace.as_str(), totals.connection.as_str());
         let at = ledger
             .calls
@@ -213,6 +223,7 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
             calls.accepted += totals.accepted + totals.released_accepted;
             calls.dead += totals.dead + totals.released_dead;
             calls.filtered += totals.filtered;
+            calls.suppressed += totals.suppressed + totals.released_suppressed;
             calls.parked += totals.still_parked();
             calls.pending += produced.saturating_sub(counted);
             calls.gap += gap;
@@ -226,18 +237,29 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
 
 impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let EventBooks { accepted, folded, duplicate, undecodable, pending, rejected, identity_conflicts } =
+        let EventBooks { accepted, folded, duplicate, suppressed, undecodable, pending, rejected, identity_conflicts } =
             &self.events;
         writeln!(
             f,
-            "events   accepted {accepted} = folded {folded} + duplicate {duplicate} + undecodable {undecodable} + pending {pending}"
+            "events   accepted {accepted} = folded {folded} + duplicate {duplicate} + suppressed {suppressed} + undecodable {undecodable} + pending {pending}"
         )?;
         for calls in &self.calls {
-            let CallBooks { workspace, connection, produced, accepted, dead, dropped, filtered, parked, pending, gap } =
-                calls;
+            let CallBooks {
+                workspace,
+                connection,
+                produced,
+                accepted,
+                dead,
+                dropped,
+                filtered,
+                suppressed,
+                parked,
+                pending,
+                gap,
+            } = calls;
             writeln!(
                 f,
-                "calls    {workspace}/{connection}: produced {produced} = accepted {accepted} + dead {dead} + dropped {dropped} + filtered {filtered} + parked {parked} + pending {pending}"
+                "calls    {workspace}/{connection}: produced {produced} = accepted {accepted} + dead {dead} + dropped {dropped} + filtered {filtered} + suppressed {suppressed} + parked {parked} + pending {pending}"
             )?;
             if *gap > 0 {
                 writeln!(f, "gap      {workspace}/{connection}: {gap} calls are missing or too many")?;

@@ -9,6 +9,7 @@ mod commands;
 mod explain;
 mod install;
 mod ledger;
+mod persons;
 mod reload;
 mod settings;
 mod stages;

@@ -123,7 +123,8 @@ impl Stages {
             let stop = CancellationToken::new();
             let (shares, member) = wanted.shares("identity", &bus, installation.partitions, stop.clone());
             let (partitions, directory) = (installation.partitions, directory.clone());
-            let config = IdentityConfig { partitions, directory, snapshot_every_bytes };
+            let key = installation.key.clone();
+            let config = IdentityConfig { partitions, directory, key, snapshot_every_bytes };
             let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
             spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use inflection_domain::{
-    Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, UserId, WorkspaceId,
+    Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, Tombstone, UserId,
+    WorkspaceId,
 };
 use prost::Message as _;
 
 use crate::events::workspace;
 use crate::fields::{Fields, put_bytes, put_message, put_number};
-use crate::{DecodeError, enums, key, pb};
+use crate::{DecodeError, enums, key, keys, optional_key, pb};
 
 /// Memory that a thread keeps for writing messages, in bytes.
 const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -49,6 +50,8 @@ pub struct Decided {
     pub calls: Vec<Call>,
     /// The sealed body.
     pub body: Bytes,
+    /// Key of the person; `None` in messages of versions that did not write it.
+    pub person: Option<Hash128>,
 }
 
 /// Counts of one workspace in one partition since its beginning.
@@ -62,13 +65,23 @@ pub struct WorkspaceTotals {
     pub identity_conflicts: u64,
     pub contradictions: u64,
     pub undecodable: u64,
+    pub suppressed: u64,
 }
 
 impl WorkspaceTotals {
     /// Zero of everything.
     #[must_use]
     pub fn new(workspace: WorkspaceId) -> Self {
-        Self { workspace, folded: 0, duplicates: 0, calls: 0, identity_conflicts: 0, contradictions: 0, undecodable: 0 }
+        Self {
+            workspace,
+            folded: 0,
+            duplicates: 0,
+            calls: 0,
+            identity_conflicts: 0,
+            contradictions: 0,
+            undecodable: 0,
+            suppressed: 0,
+        }
     }
 }
 
@@ -151,11 +164,14 @@ fn encode_decided(decided: &Decided, out: &mut Vec<u8>) {
         put_message(out, 4, |out| encode_call(call, out));
     }
     put_bytes(out, 5, &decided.body);
+    if let Some(person) = decided.person {
+        put_bytes(out, 6, &person.to_bytes());
+    }
 }
 
 fn decode_decided(decision: &[u8], message: &Bytes, last: &mut Option<WorkspaceId>) -> Result<Decided, DecodeError> {
     let (mut workspace_id, mut occurred_at, mut user) = ("", Timestamp::default(), "");
-    let (mut calls, mut body) = (Vec::new(), &[][..]);
+    let (mut calls, mut body, mut person) = (Vec::new(), &[][..], &[][..]);
     let mut fields = Fields::of(decision);
     while let Some((number, field)) = fields.next()? {
         match number {
@@ -164,12 +180,14 @@ fn decode_decided(decision: &[u8], message: &Bytes, last: &mut Option<WorkspaceI
             3 => user = field.text("user_id")?,
             4 => calls.push(decode_call(field.bytes())?),
             5 => body = field.bytes(),
+            6 => person = field.bytes(),
             _ => {}
         }
     }
     let user = (!user.is_empty()).then(|| UserId::new(user).ok().ok_or(DecodeError::Field("user_id")));
     let workspace = workspace(workspace_id, last)?;
-    Ok(Decided { workspace, occurred_at, user: user.transpose()?, calls, body: message.slice_ref(body) })
+    let person = optional_key("person_key", person)?;
+    Ok(Decided { workspace, occurred_at, user: user.transpose()?, calls, body: message.slice_ref(body), person })
 }
 
 fn encode_call(call: &Call, out: &mut Vec<u8>) {
@@ -209,25 +227,37 @@ fn decode_call(call: &[u8]) -> Result<Call, DecodeError> {
     })
 }
 
+pub(crate) fn joined(keys: impl ExactSizeIterator<Item = [u8; 16]>) -> Bytes {
+    let mut joined = Vec::with_capacity(keys.len() * 16);
+    keys.for_each(|key| joined.extend_from_slice(&key));
+    joined.into()
+}
+
+fn tombstone(key: Hash128) -> Tombstone {
+    Tombstone::from_bytes(key.to_bytes())
+}
+
 fn encode_changes(changes: Changes) -> pb::StateChanges {
-    let mut seen = Vec::with_capacity(changes.seen.len() * 16);
-    changes.seen.iter().for_each(|key| seen.extend_from_slice(&key.to_bytes()));
     pb::StateChanges {
         log_time_ms: changes.log_time.as_ms(),
-        seen: seen.into(),
+        seen: joined(changes.seen.iter().map(|key| key.to_bytes())),
+        suppressed: joined(changes.suppressed.iter().map(|tombstone| tombstone.to_bytes())),
+        lifted: joined(changes.lifted.iter().map(|tombstone| tombstone.to_bytes())),
+        forgotten_persons: joined(changes.forgotten_persons.iter().map(|key| key.to_bytes())),
+        forgotten_mails: joined(changes.forgotten_mails.iter().map(|key| key.to_bytes())),
         persons: changes.persons.into_iter().map(encode_person).collect(),
         deliveries: changes.deliveries.into_iter().map(encode_delivery).collect(),
     }
 }
 
 fn decode_changes(pb: pb::StateChanges) -> Result<Changes, DecodeError> {
-    let (seen, cut) = pb.seen.as_chunks::<16>();
-    if !cut.is_empty() {
-        return Err(DecodeError::Field("seen"));
-    }
     Ok(Changes {
         log_time: Timestamp::from_ms(pb.log_time_ms),
-        seen: seen.iter().map(|key| Hash128::from_bytes(*key)).collect(),
+        seen: keys("seen", &pb.seen)?.collect(),
+        suppressed: keys("suppressed", &pb.suppressed)?.map(tombstone).collect(),
+        lifted: keys("lifted", &pb.lifted)?.map(tombstone).collect(),
+        forgotten_persons: keys("forgotten_persons", &pb.forgotten_persons)?.collect(),
+        forgotten_mails: keys("forgotten_mails", &pb.forgotten_mails)?.collect(),
         persons: pb.persons.into_iter().map(decode_person).collect::<Result<_, _>>()?,
         deliveries: pb.deliveries.into_iter().map(decode_delivery).collect::<Result<_, _>>()?,
     })
@@ -301,6 +331,7 @@ pub(crate) fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
         identity_conflicts: totals.identity_conflicts,
         contradictions: totals.contradictions,
         undecodable: totals.undecodable,
+        suppressed: totals.suppressed,
     }
 }
 
@@ -313,6 +344,7 @@ pub(crate) fn decode_totals(pb: &pb::WorkspaceTotals) -> Result<WorkspaceTotals,
         identity_conflicts: pb.identity_conflicts,
         contradictions: pb.contradictions,
         undecodable: pb.undecodable,
+        suppressed: pb.suppressed,
     })
 }
 
@@ -355,6 +387,7 @@ mod tests {
                     user: Some(UserId::new("u").unwrap()),
                     calls: vec![call, Call::plain(CallKind::Page, CallKey::from_bytes([4; 16]))],
                     body: Bytes::from_static(b"sealed"),
+                    person: Some(hash(12)),
                 },
                 Decided {
                     workspace: workspace.clone(),
@@ -362,6 +395,7 @@ mod tests {
                     user: None,
                     calls: vec![],
                     body: Bytes::new(),
+                    person: None,
                 },
             ],
             changes: Changes {
@@ -369,8 +403,12 @@ mod tests {
                 seen: vec![hash(1), hash(2)],
                 persons: vec![(hash(3), Person::Known(UserId::new("u").unwrap()))],
                 deliveries: vec![(hash(4), delivery), (hash(5), Delivery::default())],
+                suppressed: vec![tombstone(hash(6)), tombstone(hash(7))],
+                lifted: vec![tombstone(hash(8))],
+                forgotten_persons: vec![hash(9)],
+                forgotten_mails: vec![hash(10), hash(11)],
             },
-            totals: vec![WorkspaceTotals { folded: 1, calls: 2, ..WorkspaceTotals::new(workspace) }],
+            totals: vec![WorkspaceTotals { folded: 1, calls: 2, suppressed: 3, ..WorkspaceTotals::new(workspace) }],
         };
         let encoded = batch.clone().encode();
         assert_eq!(DecisionBatch::decode(&encoded).unwrap(), batch);

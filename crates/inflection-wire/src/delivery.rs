@@ -1,7 +1,7 @@
 //! What delivery keeps: its progress and its dead letters.
 
 use bytes::Bytes;
-use inflection_domain::{ConnectionId, Timestamp, WorkspaceId};
+use inflection_domain::{ConnectionId, Hash128, Timestamp, WorkspaceId};
 use prost::Message as _;
 
 use crate::{DecodeError, pb};
@@ -41,6 +41,8 @@ pub struct ConnectionTotals {
     pub released_through: u64,
     pub released_accepted: u64,
     pub released_dead: u64,
+    pub suppressed: u64,
+    pub released_suppressed: u64,
 }
 
 impl ConnectionTotals {
@@ -59,19 +61,27 @@ impl ConnectionTotals {
             released_through: 0,
             released_accepted: 0,
             released_dead: 0,
+            suppressed: 0,
+            released_suppressed: 0,
         }
     }
 
     /// Calls up to the position.
     #[must_use]
     pub fn counted(&self) -> u64 {
-        self.accepted + self.dead + self.filtered + self.parked
+        self.accepted + self.dead + self.filtered + self.suppressed + self.parked
     }
 
     /// Calls that lie in the parked log and have not come to an end.
     #[must_use]
     pub fn still_parked(&self) -> u64 {
-        self.parked.saturating_sub(self.released_accepted + self.released_dead)
+        self.parked.saturating_sub(self.released())
+    }
+
+    /// Parked calls that have come to an end.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released_accepted + self.released_dead + self.released_suppressed
     }
 
     pub(crate) fn to_pb(&self) -> pb::ConnectionTotals {
@@ -88,6 +98,8 @@ impl ConnectionTotals {
             released_through: self.released_through,
             released_accepted: self.released_accepted,
             released_dead: self.released_dead,
+            suppressed: self.suppressed,
+            released_suppressed: self.released_suppressed,
         }
     }
 
@@ -104,6 +116,8 @@ impl ConnectionTotals {
             released_through: pb.released_through,
             released_accepted: pb.released_accepted,
             released_dead: pb.released_dead,
+            suppressed: pb.suppressed,
+            released_suppressed: pb.released_suppressed,
         })
     }
 }
@@ -155,6 +169,7 @@ pub struct DeadLetter {
     /// The last HTTP status, or 0 when there was none.
     pub last_status: u16,
     pub item: Bytes,
+    pub person: Option<Hash128>,
 }
 
 /// One entry of a dead-letter log.
@@ -193,6 +208,7 @@ impl DeadLetterEntry {
                 attempts: letter.attempts,
                 last_status: u32::from(letter.last_status),
                 item: letter.item.clone(),
+                person_key: crate::key_bytes(letter.person),
             }),
             DeadLetterOutcome::Replayed(id) => Entry::Replayed(id.clone()),
             DeadLetterOutcome::Dropped(id) => Entry::Dropped(id.clone()),
@@ -218,6 +234,7 @@ impl DeadLetterEntry {
                 attempts: letter.attempts,
                 last_status: u16::try_from(letter.last_status).unwrap_or(0),
                 item: letter.item,
+                person: crate::optional_key("person_key", &letter.person_key)?,
             }),
             Entry::Replayed(id) => DeadLetterOutcome::Replayed(id),
             Entry::Dropped(id) => DeadLetterOutcome::Dropped(id),
@@ -241,6 +258,8 @@ mod tests {
             released_through: 6,
             released_accepted: 7,
             released_dead: 8,
+            suppressed: 11,
+            released_suppressed: 12,
             ..ConnectionTotals::new(workspace.clone(), connection.clone(), 1, CallPosition { through: 9, calls: 10 })
         };
         let progress = DeliveryProgress { finished_through: 9, read_through: 12, connections: vec![totals.clone()] };
@@ -255,6 +274,7 @@ mod tests {
             attempts: 3,
             last_status: 400,
             item: Bytes::from_static(b"{}"),
+            person: Some(Hash128::from_bytes([7; 16])),
         };
         for outcome in [
             DeadLetterOutcome::Died(letter),

@@ -1,6 +1,6 @@
 //! Domain enums and their numbers on the wire. A number this version does not know decodes to nothing, never to a guess.
 
-use inflection_domain::{BounceClass, CallKind, FactKind, LinkKind, OpenSource};
+use inflection_domain::{BounceClass, CallKind, FactKind, LinkKind, OpenSource, OrderKind};
 
 use crate::pb;
 
@@ -29,6 +29,7 @@ mirrored!(bounce_class_to, bounce_class_from, BounceClass: Hard, Soft, Block, Un
 mirrored!(call_kind_to, call_kind_from, CallKind: EmailDelivered, EmailOpened, EmailUniqueOpens, EmailBounced,
     EmailReportedAsSpam, LinkClicked, UniqueLinkClick, UniqueLinkClickPerUniqueOpen, EmailUnsubscribed, Identify, Page,
     Group, CustomTrack, Screen);
+mirrored!(order_kind_to, order_kind_from, OrderKind: Suppress, Erase, Lift);
 mirrored!(open_source_to, open_source_from, OpenSource: Pixel, ConfirmedByClick, ImpliedByClick);
 
 pub(crate) fn link_kind_to(value: LinkKind) -> i32 {

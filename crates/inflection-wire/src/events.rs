@@ -4,14 +4,17 @@
 //! writer of a partition joins what many requests left while its last append was under way.
 
 use bytes::Bytes;
-use inflection_domain::{Fact, Head, LinkKind, LinkRef, MailRef, Timestamp, UserId, WorkspaceId};
+use inflection_domain::{
+    Fact, Head, LinkKind, LinkRef, MailRef, PersonOrder, Timestamp, Tombstone, UserId, WorkspaceId,
+};
 
 use crate::body::encode_body;
 use crate::fields::{Fields, put_bytes, put_fixed64, put_message, put_number};
-use crate::{DecodeError, enums, key};
+use crate::{DecodeError, enums, key, optional_key};
 
 const RECEIVED_AT_FIELD: u32 = 1;
 const EVENTS_FIELD: u32 = 2;
+const ORDERS_FIELD: u32 = 3;
 
 /// Encoded facts of one partition: entries of an [`EventBatch`], not yet a message.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +62,22 @@ pub fn event_batch(received_at: Timestamp, chunks: &[EventChunk]) -> Bytes {
     message.into()
 }
 
+/// An operator's order as a bus message of its own.
+#[must_use]
+pub fn order_batch(received_at: Timestamp, order: &PersonOrder) -> Bytes {
+    let mut message = Vec::new();
+    put_number(&mut message, RECEIVED_AT_FIELD, received_at.as_ms().cast_unsigned());
+    put_message(&mut message, ORDERS_FIELD, |out| {
+        put_bytes(out, 1, order.workspace.as_str().as_bytes());
+        put_number(out, 2, enums::as_varint(enums::order_kind_to(order.kind)));
+        put_bytes(out, 3, &order.tombstone.to_bytes());
+        if let Some(person) = order.person {
+            put_bytes(out, 4, &person.to_bytes());
+        }
+    });
+    message.into()
+}
+
 /// One fact as identity sees it: what it decides by, and the rest sealed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
@@ -75,24 +94,28 @@ pub struct EventBatch {
     pub received_at: Timestamp,
     /// Its facts in order; an entry that means nothing to this version is an error of its own.
     pub events: Vec<Result<Event, DecodeError>>,
+    /// What operators want of persons, ahead of the facts.
+    pub orders: Vec<PersonOrder>,
 }
 
 impl EventBatch {
     /// Reads a bus message. Bodies are shared with `message`, not copied.
     ///
     /// # Errors
-    /// [`DecodeError`] when the message as a whole is no event batch.
+    /// [`DecodeError`] when the message as a whole is no event batch, or an order in it means nothing to this version.
     pub fn decode(message: &Bytes) -> Result<Self, DecodeError> {
         let (mut received_at, mut events, mut last) = (Timestamp::default(), Vec::new(), None);
+        let mut orders = Vec::new();
         let mut fields = Fields::of(message);
         while let Some((number, field)) = fields.next()? {
             match number {
                 RECEIVED_AT_FIELD => received_at = Timestamp::from_ms(field.varint().cast_signed()),
                 EVENTS_FIELD => events.push(decode_event(field.bytes(), message, &mut last)),
+                ORDERS_FIELD => orders.push(decode_order(field.bytes())?),
                 _ => {}
             }
         }
-        Ok(Self { received_at, events })
+        Ok(Self { received_at, events, orders })
     }
 }
 
@@ -103,6 +126,26 @@ pub(crate) fn workspace(text: &str, last: &mut Option<WorkspaceId>) -> Result<Wo
     }
     let fresh = WorkspaceId::new(text).ok().ok_or(DecodeError::Field("workspace"))?;
     Ok(last.insert(fresh).clone())
+}
+
+fn decode_order(order: &[u8]) -> Result<PersonOrder, DecodeError> {
+    let (mut workspace_id, mut kind, mut tombstone, mut person) = ("", None, &[][..], &[][..]);
+    let mut fields = Fields::of(order);
+    while let Some((number, field)) = fields.next()? {
+        match number {
+            1 => workspace_id = field.text("workspace")?,
+            2 => kind = enums::order_kind_from(field.number()),
+            3 => tombstone = field.bytes(),
+            4 => person = field.bytes(),
+            _ => {}
+        }
+    }
+    Ok(PersonOrder {
+        workspace: workspace(workspace_id, &mut None)?,
+        kind: kind.ok_or(DecodeError::Field("order.kind"))?,
+        tombstone: Tombstone::from_bytes(key("tombstone", tombstone)?.to_bytes()),
+        person: optional_key("person_key", person)?,
+    })
 }
 
 fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<WorkspaceId>) -> Result<Event, DecodeError> {
@@ -154,7 +197,9 @@ fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<Works
 
 #[cfg(test)]
 mod tests {
-    use inflection_domain::{Body, BounceClass, EmailAddress, EventId, FactKind, LinkKind, PersonId};
+    use inflection_domain::{
+        Body, BounceClass, EmailAddress, EventId, FactKind, Hash128, LinkKind, OrderKind, PersonId,
+    };
     use proptest::prelude::*;
     use prost::Message as _;
 
@@ -248,6 +293,20 @@ mod tests {
                     prop_assert_eq!(&event.head, &fact.head);
                     prop_assert_eq!(&crate::decode_body(&event.body).unwrap(), &fact.body);
                 }
+            }
+        }
+
+        #[test]
+        fn orders_decode_to_what_was_encoded(kind in 0usize..3, person in any::<Option<[u8; 16]>>()) {
+            let kind = [OrderKind::Suppress, OrderKind::Erase, OrderKind::Lift][kind];
+            let (workspace, person) = (WorkspaceId::new("acme").unwrap(), person.map(Hash128::from_bytes));
+            let order = PersonOrder { workspace, kind, tombstone: Tombstone::from_bytes([9; 16]), person };
+            let written = order_batch(Timestamp::from_ms(99), &order);
+            let generated = pb::EventBatch::decode(&written[..]).unwrap();
+            for message in [written, generated.encode_to_vec().into()] {
+                let batch = EventBatch::decode(&message).unwrap();
+                prop_assert_eq!(batch.received_at.as_ms(), 99);
+                prop_assert_eq!((batch.events.len(), &batch.orders), (0, &vec![order.clone()]));
             }
         }
 

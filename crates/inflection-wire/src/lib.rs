@@ -5,6 +5,7 @@
 //! * [`Snapshot`]: what identity keeps, so that the log before it can be deleted;
 //! * [`DeliveryProgress`], [`ParkedBatch`], [`DeadLetterEntry`]: what delivery keeps;
 //! * [`ClosedWindow`], [`OperatorHold`]: what workers tell each other of a connection;
+//! * [`SuppressedPersons`]: whose calls nobody sends;
 //! * [`Installation`]: the installation's identity.
 //!
 //! A generated protobuf type never leaves this crate. The messages themselves are documented in `proto/`.
@@ -21,6 +22,7 @@ mod ownership;
 mod parked;
 mod rejected;
 mod snapshot;
+mod suppressed;
 mod pb {
     #![expect(unreachable_pub, reason = "generated from proto/, documented there")]
     #![allow(dead_code, reason = "messages of the hot path are read and written by hand, and tested against these")]
@@ -31,12 +33,13 @@ pub use body::decode_body;
 pub use control::{ClosedWindow, OperatorHold};
 pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
 pub use delivery::{CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
-pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch};
+pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch, order_batch};
 pub use installation::{Installation, SCHEMA_VERSION};
 pub use ownership::{MemberRecord, OwnerRecord};
 pub use parked::{ParkedBatch, ParkedCall};
 pub use rejected::RejectedEvents;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotHead, SnapshotIndex, SnapshotSlot};
+pub use suppressed::{SuppressedPerson, SuppressedPersons};
 
 /// A message that is not what its subject promises.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,26 @@ pub enum DecodeError {
     /// A field without which the message means nothing.
     #[error("field {0} is missing or invalid")]
     Field(&'static str),
+}
+
+/// A key that may be absent, as it is written.
+fn key_bytes(key: Option<inflection_domain::Hash128>) -> bytes::Bytes {
+    key.map(|key| bytes::Bytes::copy_from_slice(&key.to_bytes())).unwrap_or_default()
+}
+
+/// A key that may be absent.
+fn optional_key(field: &'static str, bytes: &[u8]) -> Result<Option<inflection_domain::Hash128>, DecodeError> {
+    if bytes.is_empty() { Ok(None) } else { key(field, bytes).map(Some) }
+}
+
+/// The keys of a list of them, joined.
+fn keys<'k>(
+    field: &'static str,
+    joined: &'k [u8],
+) -> Result<impl ExactSizeIterator<Item = inflection_domain::Hash128> + use<'k>, DecodeError> {
+    let (keys, cut) = joined.as_chunks::<16>();
+    let keys = keys.iter().map(|key| inflection_domain::Hash128::from_bytes(*key));
+    if cut.is_empty() { Ok(keys) } else { Err(DecodeError::Field(field)) }
 }
 
 fn key(field: &'static str, bytes: &[u8]) -> Result<inflection_domain::Hash128, DecodeError> {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
-use inflection_domain::Timestamp;
+use inflection_domain::{Hash128, Timestamp};
 use prost::Message as _;
 
-use crate::{ConnectionTotals, DecodeError, pb};
+use crate::{ConnectionTotals, DecodeError, key_bytes, optional_key, pb};
 
 /// One message of a parked log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub struct ParkedCall {
     pub event_id_bytes: u32,
     pub received_at: Timestamp,
     pub id: u64,
+    pub person: Option<Hash128>,
 }
 
 impl ParkedBatch {
@@ -43,6 +44,7 @@ impl ParkedBatch {
             event_id_bytes: call.event_id_bytes,
             received_at_ms: call.received_at.as_ms(),
             id: call.id,
+            person_key: key_bytes(call.person),
         });
         let calls = pb::ParkedCalls { calls: calls.collect() }.encode_to_vec();
         let mut encoder = DeflateEncoder::new(Vec::with_capacity(calls.len() / 8), Compression::fast());
@@ -70,13 +72,16 @@ impl ParkedBatch {
         if read.ok() != Some(pb.calls_bytes as usize) {
             return Err(DecodeError::Field("calls"));
         }
-        let calls = pb::ParkedCalls::decode(Bytes::from(calls))?.calls.into_iter().map(|call| ParkedCall {
-            call: call.call,
-            event_id_bytes: call.event_id_bytes,
-            received_at: Timestamp::from_ms(call.received_at_ms),
-            id: call.id,
+        let calls = pb::ParkedCalls::decode(Bytes::from(calls))?.calls.into_iter().map(|call| {
+            Ok(ParkedCall {
+                call: call.call,
+                event_id_bytes: call.event_id_bytes,
+                received_at: Timestamp::from_ms(call.received_at_ms),
+                id: call.id,
+                person: optional_key("person_key", &call.person_key)?,
+            })
         });
-        Ok(Self { totals, calls: calls.collect() })
+        Ok(Self { totals, calls: calls.collect::<Result<_, DecodeError>>()? })
     }
 
     /// Reads only the books of a bus message.
@@ -103,7 +108,13 @@ mod tests {
     }
 
     fn call(number: u64, call: Bytes) -> ParkedCall {
-        ParkedCall { call, event_id_bytes: 2, received_at: Timestamp::from_ms(5), id: number }
+        ParkedCall {
+            call,
+            event_id_bytes: 2,
+            received_at: Timestamp::from_ms(5),
+            id: number,
+            person: number.is_multiple_of(2).then(Hash128::default),
+        }
     }
 
     #[test]

@@ -122,14 +122,18 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Version of the format that is written. It is also the only one so far.
-    pub const VERSION: u32 = 1;
+    /// The newest version of the format. It is written only where it is needed: a state without tombstones is written as
+    /// the version before, so that a program of before can take over from a newer one whose operators never suppressed.
+    pub const VERSION: u32 = 2;
+    /// The version without tombstones.
+    const WITHOUT_TOMBSTONES: u32 = 1;
 
     /// Writes the blob. Equal states may give different bytes, since a state has no order.
     #[must_use]
     pub fn encode(head: &SnapshotHead, state: &PartitionState) -> Bytes {
+        let version = if state.tombstones().len() == 0 { Self::WITHOUT_TOMBSTONES } else { Self::VERSION };
         let content = pb::Snapshot {
-            format_version: Self::VERSION,
+            format_version: version,
             partition: head.partition.into(),
             consumed_through: head.consumed_through,
             consumed_events: head.consumed_events,
@@ -144,7 +148,7 @@ impl Snapshot {
             message::encode(PORTIONS_FIELD, &portion, &mut blob);
         }
         if let Some((header, content)) = blob.split_first_chunk_mut::<HEADER_BYTES>() {
-            *header = Header::of(content).to_bytes();
+            *header = Header::of(version, content).to_bytes();
         }
         blob.into()
     }
@@ -154,8 +158,9 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`] when anything about it is not as it was written.
     pub fn decode(blob: Bytes) -> Result<Self, SnapshotError> {
-        let pb = pb::Snapshot::decode(content(blob)?).map_err(DecodeError::from)?;
-        if pb.format_version != Self::VERSION {
+        let (version, content) = content(blob)?;
+        let pb = pb::Snapshot::decode(content).map_err(DecodeError::from)?;
+        if pb.format_version != version {
             return Err(DecodeError::Field("format_version").into());
         }
         let mut state = PartitionState::restore(Timestamp::from_ms(pb.log_time_ms));
@@ -181,8 +186,8 @@ struct Header {
 }
 
 impl Header {
-    fn of(content: &[u8]) -> Self {
-        Self { version: Snapshot::VERSION, content_bytes: content.len() as u64, checksum: checksum(content) }
+    fn of(version: u32, content: &[u8]) -> Self {
+        Self { version, content_bytes: content.len() as u64, checksum: checksum(content) }
     }
 
     fn to_bytes(&self) -> [u8; HEADER_BYTES] {
@@ -208,12 +213,12 @@ impl Header {
     }
 }
 
-/// The content of a blob, if it is what was written.
-fn content(mut blob: Bytes) -> Result<Bytes, SnapshotError> {
+/// Version and content of a blob, if it is what was written.
+fn content(mut blob: Bytes) -> Result<(u32, Bytes), SnapshotError> {
     let header = Header::read(&blob).ok_or(SnapshotError::NotASnapshot)?;
     match header.version {
         0 => return Err(SnapshotError::NotASnapshot),
-        Snapshot::VERSION => {}
+        Snapshot::WITHOUT_TOMBSTONES..=Snapshot::VERSION => {}
         newer => return Err(SnapshotError::Newer(newer)),
     }
     // As long as a header that could be read.
@@ -224,7 +229,7 @@ fn content(mut blob: Bytes) -> Result<Bytes, SnapshotError> {
     if header.checksum != checksum(&blob) {
         return Err(SnapshotError::Checksum);
     }
-    Ok(blob)
+    Ok((header.version, blob))
 }
 
 fn checksum(content: &[u8]) -> [u8; 16] {

@@ -80,6 +80,32 @@ fn the_position_moves_over_calls_in_order_only() {
 }
 
 #[test]
+fn what_is_suppressed_is_an_end_like_others_in_its_place() {
+    const S: Option<CallEnd> = Some(CallEnd::Suppressed);
+    let mut books = books(5);
+    open(&mut books, 5, &[None, S, None, None]);
+    assert_eq!((stored(&books, "prod").ended, stored(&books, "prod").suppressed), (at(4, 0), 0));
+    books.end(&prod(), 5, CallEnd::Accepted, 1);
+    assert_eq!((stored(&books, "prod").ended, stored(&books, "prod").suppressed), (at(4, 2), 1));
+    // One is on its way into the parked log: what is written with it counts the ones before.
+    let parking = books.with_parked(&prod(), 1).unwrap();
+    assert_eq!((parking.ended, parking.accepted, parking.suppressed, parking.parked), (at(4, 3), 1, 1, 1));
+    books.end(&prod(), 5, CallEnd::Parked, 1);
+    books.end(&prod(), 5, CallEnd::Suppressed, 1);
+    assert_eq!((stored(&books, "prod").ended, stored(&books, "prod").suppressed), (at(5, 0), 2));
+    // Of the parked ones too.
+    books.open_release(&prod(), 1, 1, None);
+    books.end_release(&prod(), 1, Fate::Suppressed, 1);
+    let totals = stored(&books, "prod");
+    assert_eq!((totals.released_through, totals.released_suppressed, totals.still_parked()), (1, 1, 0));
+    assert_eq!(totals.counted(), 4);
+    // A parked log that is ahead of the record keeps what the record says of what was sent.
+    let ahead = ConnectionTotals { ended: at(6, 0), ..parking };
+    let books: Books<()> = Books::new(progress(5, [totals]), vec![(prod(), ahead)]);
+    assert_eq!(stored(&books, "prod").released_suppressed, 1);
+}
+
+#[test]
 fn reading_moves_a_connection_that_has_no_calls() {
     let between = totals("prod", at(5, 0));
     let within = totals("other", at(5, 2));

@@ -1,6 +1,5 @@
 //! What follows from the end of a call, and what is made known of a connection.
 
-use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,23 +16,28 @@ use crate::journal::Attempt;
 impl Sender {
     /// Tells the partitions which calls have ended.
     pub(super) fn finish(&mut self, finished: Vec<Finished>) {
-        let mut ends: BTreeMap<(Ticket, Fate), usize> = BTreeMap::new();
-        let mut orphans: BTreeMap<u16, usize> = BTreeMap::new();
-        let (mut accepted, mut oldest, at) = (0, i64::MAX, now());
+        // In their order: which call of a message has ended how is known by its place.
+        let mut ends: Vec<(Ticket, Fate, usize)> = Vec::new();
+        let (mut accepted, mut suppressed, mut oldest, at) = (0, 0, i64::MAX, now());
         for Finished { item, fate, orphan } in finished {
             if fate == Fate::Accepted {
                 accepted += 1;
                 oldest = oldest.min(item.received_at.as_ms());
             }
+            suppressed += usize::from(fate == Fate::Suppressed);
             match item.ticket {
                 Ticket::Decision { partition, .. } | Ticket::Parked { partition, .. } if orphan => {
-                    *orphans.entry(partition).or_default() += 1;
+                    if let Some(lane) = self.lanes.get_mut(&partition) {
+                        lane.park.orphan_ended(fate);
+                    }
                 }
                 Ticket::DeadLetter if fate == Fate::Accepted => self.note_replayed(&item),
+                // It stays where it lies.
                 Ticket::DeadLetter => {}
-                ticket @ (Ticket::Decision { .. } | Ticket::Parked { .. }) => {
-                    *ends.entry((ticket, fate)).or_default() += 1;
-                }
+                ticket @ (Ticket::Decision { .. } | Ticket::Parked { .. }) => match ends.last_mut() {
+                    Some((last, same, count)) if (*last, *same) == (ticket, fate) => *count += 1,
+                    Some(_) | None => ends.push((ticket, fate, 1)),
+                },
             }
         }
         if accepted > 0 {
@@ -42,12 +46,8 @@ impl Sender {
             let waited = u64::try_from(at.as_ms() - oldest).unwrap_or(0);
             self.shared.metrics.fact_to_segment_seconds.observe(Duration::from_millis(waited));
         }
-        for (partition, count) in orphans {
-            if let Some(lane) = self.lanes.get_mut(&partition) {
-                lane.park.orphans_accepted(count);
-            }
-        }
-        for ((ticket, fate), count) in ends {
+        self.count_suppressed(suppressed);
+        for (ticket, fate, count) in ends {
             if fate == Fate::Dead {
                 self.count_dead("refused", count);
             }
@@ -67,6 +67,13 @@ impl Sender {
         let labels = [("workspace", self.key.0.as_str()), ("connection", self.key.1.as_str()), ("reason", reason)];
         if count > 0 {
             self.shared.metrics.dead.with(&labels).add(count as u64);
+        }
+    }
+
+    pub(super) fn count_suppressed(&self, count: usize) {
+        let labels = [("workspace", self.key.0.as_str()), ("connection", self.key.1.as_str())];
+        if count > 0 {
+            self.shared.metrics.suppressed.with(&labels).add(count as u64);
         }
     }
 

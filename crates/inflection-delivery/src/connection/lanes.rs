@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::parking::{self, Lane, Loaded};
+use super::parking::{self, Lane, Late, Loaded};
 use super::{LOOK_EVERY, Sender};
 use crate::books::CallEnd;
 use crate::dispatcher::{Appetite, Fate, Item, LaneId};
@@ -139,8 +139,21 @@ impl Sender {
                 let (log, reader) = (lane.log.clone(), lane.reader.take());
                 let (room, key, dead) = (Arc::clone(&self.shared.room), self.key.clone(), self.dead.clone());
                 let (skip, before) = (lane.park.ended(), parking::expiry(self.settings.expire_after));
-                let load =
-                    parking::Load { bus, log, reader, after, room, key, dead, skip, before, partition, generation };
+                let suppressed = self.shared.suppression.of(&self.key.0);
+                let load = parking::Load {
+                    bus,
+                    log,
+                    reader,
+                    after,
+                    room,
+                    key,
+                    dead,
+                    skip,
+                    suppressed,
+                    before,
+                    partition,
+                    generation,
+                };
                 self.work.spawn(load.run());
             }
             Todo::GoLive(items) => {
@@ -164,7 +177,8 @@ impl Sender {
         for (partition, lane) in &mut self.lanes {
             let orphaned = self.dispatcher.is_locked(LaneId::Partition(*partition));
             let Some(after) = lane.park.look(orphaned) else { continue };
-            let (source, dead) = ((self.shared.bus.clone(), lane.log.clone()), (self.dead.clone(), self.key.clone()));
+            let source = (self.shared.bus.clone(), lane.log.clone());
+            let dead = (self.dead.clone(), self.key.clone(), self.shared.suppression.of(&self.key.0));
             let (range, task) = ((after, lane.park.fence()), (*partition, lane.park.generation()));
             self.work.spawn(parking::expire(source, range, dead, before, task));
         }
@@ -185,12 +199,13 @@ impl Sender {
 
     pub(super) fn loaded(&mut self, loaded: Loaded) {
         self.loads -= 1;
-        let Loaded { partition, generation, sequence, items, count, expired, held, reader } = loaded;
+        let Loaded { partition, generation, sequence, items, count, late, held, reader } = loaded;
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
         let Some(mut ended) = lane.park.loaded(generation, sequence, count) else { return };
         lane.reader = Some(reader);
-        ended.extend((expired > 0).then_some((Fate::Dead, expired)));
-        self.count_dead("expired", expired);
+        ended.extend(late.ends());
+        self.count_dead("expired", late.expired);
+        self.count_suppressed(late.suppressed);
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
                 books.open_release(&self.key, sequence, count, Some(held.into()));
@@ -203,18 +218,21 @@ impl Sender {
         self.dispatcher.push(LaneId::Partition(partition), items, now);
     }
 
-    pub(super) fn looked(&mut self, partition: u16, generation: u64, expired: Vec<(u64, usize)>) {
+    pub(super) fn looked(&mut self, partition: u16, generation: u64, expired: Vec<(u64, Late)>) {
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
         let through = expired.last().map_or(0, |(sequence, _)| *sequence);
         if !lane.park.looked(generation, through) {
             return;
         }
-        self.count_dead("expired", expired.iter().map(|(_, count)| count).sum());
+        self.count_dead("expired", expired.iter().map(|(_, late)| late.expired).sum());
+        self.count_suppressed(expired.iter().map(|(_, late)| late.suppressed).sum());
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
-                expired.into_iter().fold(false, |moved, (sequence, count)| {
-                    books.open_release(&self.key, sequence, count, None);
-                    books.end_release(&self.key, sequence, Fate::Dead, count) || moved
+                expired.into_iter().fold(false, |moved, (sequence, late)| {
+                    books.open_release(&self.key, sequence, late.expired + late.suppressed, None);
+                    late.ends().fold(moved, |moved, (fate, count)| {
+                        books.end_release(&self.key, sequence, fate, count) || moved
+                    })
                 })
             });
         }

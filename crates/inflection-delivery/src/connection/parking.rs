@@ -11,9 +11,10 @@ use inflection_wire::{DecodeError, ParkedBatch, ParkedCall};
 use super::{Done, Failure};
 use crate::books::ConnectionKey;
 use crate::dead_letters::{self, now};
-use crate::dispatcher::{Item, Ticket};
+use crate::dispatcher::{Fate, Item, Ticket};
 use crate::park::Park;
 use crate::room::{Held, Room};
+use crate::suppression::Suppressed;
 
 /// Messages that a reader of a parked log fetches ahead; each is up to half a megabyte of calls.
 const PREFETCH_MESSAGES: usize = 4;
@@ -56,8 +57,8 @@ pub(super) struct Loaded {
     pub(super) items: Vec<Item>,
     /// All calls of the message.
     pub(super) count: usize,
-    /// Calls that had waited too long, and lie in the dead letters.
-    pub(super) expired: usize,
+    /// Calls that had waited too long.
+    pub(super) late: Late,
     pub(super) held: Held,
     pub(super) reader: Reader,
 }
@@ -82,6 +83,7 @@ pub(super) async fn append(
         event_id_bytes: u32::try_from(item.split).unwrap_or(u32::MAX),
         received_at: item.received_at,
         id: item.id,
+        person: item.person,
     });
     let payload = ParkedBatch { totals, calls: calls.collect() }.encode();
     drop(items);
@@ -112,6 +114,8 @@ pub(super) struct Load {
     pub(super) dead: Log,
     /// So many of its first calls have ended already.
     pub(super) skip: usize,
+    /// Whose calls do not come into the dead letters.
+    pub(super) suppressed: Option<Arc<Suppressed>>,
     /// Calls received before this moment have waited too long.
     pub(super) before: Timestamp,
     pub(super) partition: u16,
@@ -121,7 +125,7 @@ pub(super) struct Load {
 impl Load {
     /// Reads the message, when there is room for it, and buries what has waited too long.
     pub(super) async fn run(self) -> Done {
-        let Self { bus, log, reader, after, room, key, dead, skip, before, partition, generation } = self;
+        let Self { bus, log, reader, after, room, key, dead, skip, suppressed, before, partition, generation } = self;
         let mut held = room.hold(&key, ParkedBatch::CALLS_BYTES_MAX).await;
         let mut reader = reader.unwrap_or_else(|| bus.read_with(&log, after, PREFETCH_MESSAGES));
         let (sequence, batch) = match next(&mut reader).await {
@@ -132,14 +136,49 @@ impl Load {
         let count = batch.calls.len();
         let items = batch.calls.into_iter().skip(skip).map(|call| item(call, partition, sequence));
         let (late, items): (Vec<Item>, Vec<Item>) = items.partition(|item| item.received_at < before);
-        for item in &late {
-            if let Err(source) = dead_letters::store(&bus, &dead, &dead_letters::expired(&key, item)).await {
-                return Done::Failed(Failure::Bury(source));
+        match bury_late(&bus, &dead, &key, suppressed.as_deref(), late).await {
+            Ok(late) => {
+                Done::Loaded(Box::new(Loaded { partition, generation, sequence, items, count, late, held, reader }))
             }
+            Err(source) => Done::Failed(Failure::Bury(source)),
         }
-        let expired = late.len();
-        Done::Loaded(Box::new(Loaded { partition, generation, sequence, items, count, expired, held, reader }))
     }
+}
+
+/// What became of calls that had waited too long: all of them at once, ahead of what comes behind them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Late {
+    /// They lie in the dead letters.
+    pub(super) expired: usize,
+    /// Their persons are suppressed; nothing is kept of them.
+    pub(super) suppressed: usize,
+}
+
+impl Late {
+    /// How the calls have ended, and how many.
+    pub(super) fn ends(self) -> impl Iterator<Item = (Fate, usize)> {
+        let ends = [(Fate::Dead, self.expired), (Fate::Suppressed, self.suppressed)];
+        ends.into_iter().filter(|(_, count)| *count > 0)
+    }
+}
+
+async fn bury_late(
+    bus: &Bus,
+    dead: &Log,
+    key: &ConnectionKey,
+    suppressed: Option<&Suppressed>,
+    items: impl IntoIterator<Item = Item>,
+) -> Result<Late, AppendError> {
+    let mut late = Late::default();
+    for item in items {
+        if suppressed.is_some_and(|suppressed| suppressed.covers_item(&item)) {
+            late.suppressed += 1;
+        } else {
+            dead_letters::store(bus, dead, &dead_letters::expired(key, &item)).await?;
+            late.expired += 1;
+        }
+    }
+    Ok(late)
 }
 
 async fn next(reader: &mut Reader) -> Result<(u64, ParkedBatch), ParkedError> {
@@ -165,7 +204,7 @@ pub enum ParkedError {
 pub(super) async fn expire(
     (bus, log): (Bus, Log),
     (after, last): (u64, u64),
-    (dead, key): (Log, ConnectionKey),
+    (dead, key, suppressed): (Log, ConnectionKey, Option<Arc<Suppressed>>),
     before: Timestamp,
     (partition, generation): (u16, u64),
 ) -> Done {
@@ -182,14 +221,11 @@ pub(super) async fn expire(
         if batch.calls.iter().any(|call| call.received_at >= before) {
             break;
         }
-        let count = batch.calls.len();
-        for call in batch.calls {
-            let letter = dead_letters::expired(&key, &item(call, partition, read));
-            if let Err(source) = dead_letters::store(&bus, &dead, &letter).await {
-                return Done::Failed(Failure::Bury(source));
-            }
+        let items = batch.calls.into_iter().map(|call| item(call, partition, read));
+        match bury_late(&bus, &dead, &key, suppressed.as_deref(), items).await {
+            Ok(late) => expired.push((read, late)),
+            Err(source) => return Done::Failed(Failure::Bury(source)),
         }
-        expired.push((read, count));
     }
     Done::Looked { partition, generation, expired }
 }
@@ -197,8 +233,8 @@ pub(super) async fn expire(
 /// A call of a parked log as the dispatcher takes it.
 pub(super) fn item(call: ParkedCall, partition: u16, sequence: u64) -> Item {
     let ticket = Ticket::Parked { partition, sequence };
-    let ParkedCall { call: bytes, event_id_bytes, received_at, id } = call;
-    Item { bytes, split: event_id_bytes as usize, ticket, received_at, id }
+    let ParkedCall { call: bytes, event_id_bytes, received_at, id, person } = call;
+    Item { bytes, split: event_id_bytes as usize, ticket, received_at, id, person }
 }
 
 /// The moment before which calls have waited too long.

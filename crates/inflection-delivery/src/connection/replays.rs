@@ -83,5 +83,6 @@ fn item(entry: DeadLetterEntry) -> Option<Item> {
         ticket: Ticket::DeadLetter,
         received_at: entry.at,
         id: id_of(&letter.message_id),
+        person: letter.person,
     })
 }

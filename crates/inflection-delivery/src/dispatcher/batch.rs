@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lane::Part;
 use super::{Action, BatchId, Fate, Finished, Item, LaneId};
+use crate::suppression::Suppressed;
 
 /// Where a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(super) struct Batch {
     requests: VecDeque<usize>,
     /// Attempts of the front request.
     attempts: u32,
+    /// Which items of the front request are not sent because their persons are suppressed; empty when all are.
+    withheld: Vec<bool>,
     status: u16,
     /// Its calls are parked; whoever answers for it now only says whether they are still to be sent.
     orphan: bool,
@@ -40,7 +43,8 @@ impl Batch {
         let lanes = parts.iter().map(|(lane, _)| *lane).collect();
         let items: VecDeque<Item> = parts.into_iter().flat_map(|(_, items)| items).collect();
         let requests = VecDeque::from([items.len()]);
-        Self { state: BatchState::Ready, lanes, items, requests, attempts: 0, status: 0, orphan: false }
+        let (state, withheld) = (BatchState::Ready, Vec::new());
+        Self { state, lanes, items, requests, attempts: 0, withheld, status: 0, orphan: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -113,20 +117,38 @@ impl Batch {
         }
     }
 
-    /// Begins an attempt of the front request.
-    pub(super) fn start(&mut self) -> (Vec<Item>, u32) {
+    /// Begins an attempt of the front request, without the calls of suppressed persons; `None` when nothing is left of it
+    /// to be sent.
+    pub(super) fn start(&mut self, suppressed: Option<&Suppressed>) -> Option<(Vec<Item>, u32)> {
+        let front = || self.items.iter().take(self.front());
+        let (withheld, items) = match suppressed {
+            None => (Vec::new(), front().cloned().collect::<Vec<_>>()),
+            Some(suppressed) => {
+                let withheld: Vec<bool> = front().map(|item| suppressed.covers_item(item)).collect();
+                let sent = front().zip(&withheld).filter(|(_, withheld)| !**withheld);
+                let items = sent.map(|(item, _)| item.clone()).collect();
+                (withheld, items)
+            }
+        };
+        self.withheld = withheld;
+        if items.is_empty() {
+            return None;
+        }
         self.state = BatchState::InFlight;
         let attempts = self.attempts;
         self.attempts += 1;
-        (self.items.iter().take(self.front()).cloned().collect(), attempts)
+        Some((items, attempts))
     }
 
-    /// The front request was taken.
+    /// The front request was taken, or nothing of it was to be sent.
     pub(super) fn accept(&mut self) -> Vec<Finished> {
         let count = self.requests.pop_front().unwrap_or(0);
         self.next();
-        let (fate, orphan) = (Fate::Accepted, self.orphan);
-        self.items.drain(..count.min(self.items.len())).map(|item| Finished { item, fate, orphan }).collect()
+        let (orphan, withheld) = (self.orphan, std::mem::take(&mut self.withheld));
+        let withheld = withheld.into_iter().chain(std::iter::repeat(false));
+        let front = self.items.drain(..count.min(self.items.len())).zip(withheld);
+        let fate = |withheld| if withheld { Fate::Suppressed } else { Fate::Accepted };
+        front.map(|(item, withheld)| Finished { item, fate: fate(withheld), orphan }).collect()
     }
 
     fn next(&mut self) {

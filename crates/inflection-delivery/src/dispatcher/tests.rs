@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
+use inflection_domain::{InstallationKey, Tombstone, WorkspaceId};
 use proptest::prelude::*;
 
 use super::*;
@@ -29,7 +30,7 @@ fn item(partition: u16, number: u64) -> Item {
     let text = format!("e{partition}-{number}{{\"n\":\"{partition}-{number}\"}}");
     let split = text.find('{').unwrap();
     let ticket = Ticket::Decision { partition, sequence: number };
-    Item { bytes: Bytes::from(text), split, ticket, received_at: Timestamp::default(), id: number }
+    Item { bytes: Bytes::from(text), split, ticket, received_at: Timestamp::default(), id: number, person: None }
 }
 
 fn letter(number: u64) -> Item {
@@ -61,7 +62,7 @@ fn upto(end: u64) -> Vec<u64> {
 fn send(dispatcher: &mut Dispatcher, now: Duration) -> Sent {
     match dispatcher.poll(now) {
         Action::Send { batch, items, .. } => (batch, items),
-        other @ (Action::Bury { .. } | Action::Wait(_)) => panic!("{other:?} instead of a request"),
+        other @ (Action::Bury { .. } | Action::Wait(_) | Action::End(_)) => panic!("{other:?} instead of a request"),
     }
 }
 
@@ -69,7 +70,7 @@ fn send(dispatcher: &mut Dispatcher, now: Duration) -> Sent {
 fn wait(dispatcher: &mut Dispatcher, now: Duration) -> Duration {
     match dispatcher.poll(now) {
         Action::Wait(Some(until)) => until,
-        other @ (Action::Send { .. } | Action::Bury { .. } | Action::Wait(None)) => {
+        other @ (Action::Send { .. } | Action::Bury { .. } | Action::End(_) | Action::Wait(None)) => {
             panic!("{other:?} instead of a wait")
         }
     }
@@ -142,12 +143,93 @@ fn one_poison_costs_two_logarithms_and_the_rest_arrives_in_order() {
                 assert_eq!((item.id, status, item.event_id()), (321, 400, "e0-321"));
                 finished.extend(dispatcher.buried(batch));
             }
+            Action::End(_) => panic!("nobody is suppressed"),
             Action::Wait(_) => break,
         }
     }
     assert!(requests <= 2 * 9 + 1, "{requests} requests");
     let expected = |number: u64| (number, if number == 321 { Fate::Dead } else { Fate::Accepted }, false);
     assert_eq!(ends(&finished), (0..500).map(expected).collect::<Vec<_>>());
+}
+
+const KEY: InstallationKey = InstallationKey::new([7; 32]);
+
+/// A call of the person with this number.
+fn call_of(person: u64, number: u64) -> Item {
+    let person = Hash128::of("test person", &[&person.to_be_bytes()]);
+    Item { person: Some(person), ..item(0, number) }
+}
+
+fn suppressed(persons: &[u64]) -> Option<Arc<Suppressed>> {
+    let person = |number: &u64| Hash128::of("test person", &[&number.to_be_bytes()]);
+    let tombstones = persons.iter().map(|number| Tombstone::of_person(&KEY, person(number)));
+    Some(Arc::new(Suppressed::new(WorkspaceId::new("acme").unwrap(), KEY, tombstones)))
+}
+
+#[test]
+fn calls_of_suppressed_persons_end_in_their_place_and_are_not_sent() {
+    let mut dispatcher = Dispatcher::new(limits(), None);
+    dispatcher.push(LANE_0, (0..6).map(|number| call_of(number % 2, number)), ZERO);
+    // Under way when it is said: it arrives.
+    let (batch, items) = send(&mut dispatcher, ZERO);
+    assert_eq!(numbers(&items), upto(6));
+    dispatcher.set_suppressed(suppressed(&[1]));
+    dispatcher.push(LANE_0, (6..10).map(|number| call_of(number % 2, number)), ZERO);
+    assert!(dispatcher.answered(batch, DOWN, TOOK, ZERO, 0.5).is_empty());
+    // Tried again without them. They end with what is around them, in order.
+    let (batch, items) = send(&mut dispatcher, MINUTE);
+    assert_eq!(numbers(&items), [0, 2, 4]);
+    let fate = |number: u64| if number % 2 == 1 { Fate::Suppressed } else { Fate::Accepted };
+    let expected = |numbers: std::ops::Range<u64>| numbers.map(|n| (n, fate(n), false)).collect::<Vec<_>>();
+    assert_eq!(ends(&dispatcher.answered(batch, OK, TOOK, MINUTE, 0.5)), expected(0..6));
+    // A request of which nothing is left is none, and takes no try of a connection that may be down.
+    dispatcher.set_suppressed(suppressed(&[0, 1]));
+    let Action::End(finished) = dispatcher.poll(MINUTE) else { panic!("ends") };
+    assert_eq!(ends(&finished), (6..10).map(|number| (number, Fate::Suppressed, false)).collect::<Vec<_>>());
+    assert_eq!((dispatcher.poll(MINUTE), dispatcher.is_locked(LANE_0)), (Action::Wait(None), false));
+    // Lifted: what comes now is sent.
+    dispatcher.set_suppressed(None);
+    dispatcher.push(LANE_0, [call_of(1, 10)], MINUTE);
+    assert_eq!(numbers(&send(&mut dispatcher, MINUTE).1), [10]);
+}
+
+#[test]
+fn halves_go_on_without_the_suppressed() {
+    let mut dispatcher = Dispatcher::new(limits(), None);
+    dispatcher.push(LANE_0, (0..8).map(|number| call_of(u64::from(number == 5), number)), ZERO);
+    dispatcher.set_suppressed(suppressed(&[1]));
+    let (mut requests, mut finished) = (Vec::new(), Vec::new());
+    loop {
+        match dispatcher.poll(ZERO) {
+            Action::Send { batch, items, .. } => {
+                let answer = if items.iter().any(|item| item.id == 4) { REFUSED } else { OK };
+                requests.push(numbers(&items));
+                finished.extend(dispatcher.answered(batch, answer, TOOK, ZERO, 0.5));
+            }
+            Action::Bury { batch, .. } => finished.extend(dispatcher.buried(batch)),
+            Action::End(ended) => finished.extend(ended),
+            Action::Wait(_) => break,
+        }
+    }
+    let expected: [&[u64]; 6] = [&[0, 1, 2, 3, 4, 6, 7], &[0, 1, 2, 3], &[4, 6, 7], &[4], &[4], &[6, 7]];
+    assert_eq!(requests, expected);
+    let fate = |number| match number {
+        4 => Fate::Dead,
+        5 => Fate::Suppressed,
+        _ => Fate::Accepted,
+    };
+    assert_eq!(ends(&finished), (0..8).map(|number| (number, fate(number), false)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_that_was_given_away_tells_what_it_had_left_out() {
+    let mut dispatcher = Dispatcher::new(limits(), None);
+    dispatcher.push(LANE_0, (0..3).map(|number| call_of(number, number)), ZERO);
+    dispatcher.set_suppressed(suppressed(&[1]));
+    let (batch, _) = send(&mut dispatcher, ZERO);
+    assert_eq!(unload(&mut dispatcher), [(LANE_0, upto(3))]);
+    let expected = [(0, Fate::Accepted, true), (1, Fate::Suppressed, true), (2, Fate::Accepted, true)];
+    assert_eq!(ends(&dispatcher.answered(batch, OK, TOOK, ZERO, 0.5)), expected);
 }
 
 #[test]
@@ -352,7 +434,7 @@ fn the_rate_is_kept() {
                 dispatcher.answered(batch, OK, TOOK, now, 0.5);
             }
             Action::Wait(Some(at)) => now = at.max(now + Duration::from_nanos(1)),
-            other @ (Action::Wait(None) | Action::Bury { .. }) => panic!("{other:?}"),
+            other @ (Action::Wait(None) | Action::Bury { .. } | Action::End(_)) => panic!("{other:?}"),
         }
     }
     assert!((50..=62).contains(&sent), "{sent} in 5 s at 10/s");
@@ -434,7 +516,7 @@ fn check_replays(backlog: u64, arriving: u64, expected: &RangeInclusive<usize>) 
                 dispatcher.answered(batch, OK, TOOK, now, 0.5);
             }
             Action::Wait(until) => now = until.map_or(tick, |until| until.min(tick)),
-            other @ Action::Bury { .. } => panic!("{other:?}"),
+            other @ (Action::Bury { .. } | Action::End(_)) => panic!("{other:?}"),
         }
     }
     assert!(expected.contains(&replayed), "{replayed} replays in 10 s");
@@ -717,6 +799,7 @@ impl World {
                     assert!(self.poison.contains(&place(&item)), "buries what is good");
                     self.burying.push(batch);
                 }
+                Action::End(_) => panic!("nobody is suppressed"),
                 Action::Wait(until) => {
                     assert!(until.is_none_or(|until| until > self.now), "a wait is a wait");
                     return until;

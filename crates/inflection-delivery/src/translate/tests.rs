@@ -55,6 +55,7 @@ fn render_one_of(
         user: user.map(|user| UserId::new(user).unwrap()),
         calls: calls.to_vec(),
         body: bytes::Bytes::new(),
+        person: None,
     };
     let mut out = b"before".to_vec();
     let installation = InstallationId::new("inst-1").unwrap();

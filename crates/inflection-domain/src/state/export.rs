@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 
 use super::{Delivery, Mail, PartitionState, Person};
-use crate::{Hash128, Timestamp};
+use crate::{Hash128, Timestamp, Tombstone};
 
 impl PartitionState {
     /// The event keys seen, with the day each was seen on, in no order.
@@ -40,8 +40,13 @@ impl PartitionState {
         let seen = self.seen_events().map(|entry| digest("seen", &entry));
         let persons = self.persons().map(|entry| digest("person", &entry));
         let mails = self.live_mails().map(|entry| digest("mail", &entry));
+        let tombstones = self.tombstones().map(|entry| digest("tombstone", &entry));
         // Addition, because entries come in no order.
-        let sum = seen.chain(persons).chain(mails).fold(digest("log time", &self.log_time), u128::wrapping_add);
+        let sum = seen
+            .chain(persons)
+            .chain(mails)
+            .chain(tombstones)
+            .fold(digest("log time", &self.log_time), u128::wrapping_add);
         Hash128::from_bytes(sum.to_be_bytes())
     }
 }
@@ -52,6 +57,7 @@ impl PartialEq for PartitionState {
         let today = self.log_time.day();
         self.log_time == other.log_time
             && self.seen.same(&other.seen, today)
+            && self.tombstones == other.tombstones
             && self.persons.same(&other.persons, |_| true)
             && self.mails.same(&other.mails, |mail| !mail.has_expired(today))
     }
@@ -78,6 +84,11 @@ impl Restore {
     /// Adds mails.
     pub fn deliveries(&mut self, deliveries: impl IntoIterator<Item = (Hash128, Delivery)>) {
         deliveries.into_iter().for_each(|(key, delivery)| self.0.put_mail(key, delivery.into()));
+    }
+
+    /// Adds tombstones.
+    pub fn tombstones(&mut self, tombstones: impl IntoIterator<Item = Tombstone>) {
+        self.0.tombstones.extend(tombstones);
     }
 
     /// The state.

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{FactKind, Head, LinkKind, LinkRef, MailRef, Policy, Verdict, WorkspaceId};
+use crate::{
+    FactKind, Head, InstallationKey, LinkKind, LinkRef, MailRef, OrderKind, PersonOrder, Policy, Verdict, WorkspaceId,
+};
+
+const KEY: InstallationKey = InstallationKey::new([7; 32]);
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -44,7 +48,7 @@ fn mixed() -> PartitionState {
     state.advance(Timestamp::from_ms(20_000 * DAY_MS));
     let mut events = 0..;
     let mut fold = |state: &mut PartitionState, head: &dyn Fn(u64) -> Head| {
-        let verdict = state.fold(&Policy::default(), &head(events.next().unwrap()));
+        let verdict = state.fold(&Policy::default(), &KEY, &head(events.next().unwrap()));
         assert_ne!(verdict, Verdict::Duplicate);
     };
     for mail in 0..200_000u64 {
@@ -109,7 +113,7 @@ fn every_shard_has_one_turn_a_day() {
         .collect();
     assert_eq!(hours.concat(), (0..=255).collect::<Vec<u8>>());
     let years = shards::turns(Timestamp::default(), Timestamp::from_ms(1000 * DAY_MS));
-    assert_eq!(years.collect::<std::collections::BTreeSet<u8>>().len(), 256);
+    assert_eq!(years.collect::<BTreeSet<u8>>().len(), 256);
     assert_eq!(shards::turns(Timestamp::default(), Timestamp::from_ms(1000)).count(), 0);
 }
 
@@ -150,6 +154,7 @@ fn a_difference_anywhere_is_one() {
         state(&|state| state.persons([(key, user("v"))])),
         state(&|state| state.deliveries([(key, Delivery { day: 20_000, ..Delivery::default() })])),
         state(&|state| state.deliveries([(key, Delivery { day: 20_000, spam: true, ..Delivery::default() })])),
+        state(&|state| state.tombstones([Tombstone::of_person(&KEY, key)])),
         PartitionState::restore(Timestamp::from_ms(20_000 * DAY_MS + 1)).finish(),
     ];
     for (index, one) in states.iter().enumerate() {
@@ -170,16 +175,30 @@ type Told = (usize, u8, u8, u8, bool);
 
 /// Facts of one step, and log time since the step before.
 fn step() -> impl Strategy<Value = (Vec<Told>, i64)> {
-    let told = (0..FactKind::ALL.len(), 0u8..40, 0u8..4, 0u8..4, any::<bool>());
+    // One kind more than there are is an order.
+    let told = (0..=FactKind::ALL.len(), 0u8..40, 0u8..4, 0u8..4, any::<bool>());
     let time = prop_oneof![6 => 0..DAY_MS, 2 => Just(3 * DAY_MS), 1 => 0..500 * DAY_MS];
     (proptest::collection::vec(told, 0..6), time)
 }
 
+fn order(event: u8, mail: u8, which: u8) -> PersonOrder {
+    let person = head(FactKind::Page, mail.into(), 0).person;
+    let (workspace, user) = (WorkspaceId::new("acme").unwrap(), UserId::new(format!("u{event}")).unwrap());
+    let of_user = event.is_multiple_of(2);
+    let tombstone =
+        if of_user { Tombstone::of_user(&KEY, &workspace, &user) } else { Tombstone::of_person(&KEY, person) };
+    let kind = [OrderKind::Suppress, OrderKind::Erase, OrderKind::Lift][usize::from(which % 3)];
+    PersonOrder { workspace, kind, tombstone, person: Some(person) }
+}
+
 fn fold(state: &mut PartitionState, (kind, event, mail, which, machine): Told) {
+    if kind == FactKind::ALL.len() {
+        return state.obey(&order(event, mail, which));
+    }
     let head = head(FactKind::ALL[kind], mail.into(), event.into());
     let user = (which > 2).then(|| UserId::new(format!("u{event}")).unwrap());
     let head = Head { user, machine, scope: which.into(), bounce_class: BounceClass::ALL[usize::from(which)], ..head };
-    state.fold(&Policy::default(), &with_link(head, which.into()));
+    state.fold(&Policy::default(), &KEY, &with_link(head, which.into()));
 }
 
 fn rebuilt(state: &PartitionState) -> PartitionState {
@@ -187,6 +206,7 @@ fn rebuilt(state: &PartitionState) -> PartitionState {
     state.seen_events().for_each(|(day, event)| restore.seen_events(day, [event]));
     restore.persons(state.persons().map(|(key, person)| (key, person.clone())));
     restore.deliveries(state.deliveries());
+    restore.tombstones(state.tombstones());
     restore.finish()
 }
 

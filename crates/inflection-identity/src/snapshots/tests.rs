@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use inflection_bus::EmbeddedConfig;
 use inflection_control::Directory;
-use inflection_domain::{FactKind, PartitionCount, Timestamp};
+use inflection_domain::{FactKind, InstallationKey, PartitionCount, Timestamp};
 use inflection_ownership::Shares;
 use inflection_telemetry::Registry;
 use inflection_wire::{EventChunk, encode_event, event_batch};
@@ -36,6 +36,11 @@ struct Life {
     stop: CancellationToken,
 }
 
+fn config(snapshot_every_bytes: u64) -> IdentityConfig {
+    let (partitions, directory) = (PartitionCount::new(1).unwrap(), Directory::new(Vec::new()).1);
+    IdentityConfig { partitions, directory, key: InstallationKey::new([7; 32]), snapshot_every_bytes }
+}
+
 impl Install {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -46,10 +51,9 @@ impl Install {
     }
 
     fn start(&self, snapshot_every_bytes: u64) -> Life {
-        let (stop, partitions) = (CancellationToken::new(), PartitionCount::new(1).unwrap());
+        let stop = CancellationToken::new();
         let (shares, all) = Shares::alone(1, stop.clone());
-        let config = IdentityConfig { partitions, directory: Directory::new(Vec::new()).1, snapshot_every_bytes };
-        let run = crate::run(config, self.bus.clone(), self.metrics.clone(), shares);
+        let run = crate::run(config(snapshot_every_bytes), self.bus.clone(), self.metrics.clone(), shares);
         let task = TaskTracker::new().spawn(async move { tokio::join!(run, all).0 });
         Life { task, stop }
     }
@@ -83,8 +87,7 @@ impl Install {
     async fn recover(&self) -> Result<Step, PartitionError> {
         let snapshots = SnapshotConfig { every_bytes: NEVER, gate: Arc::new(Semaphore::new(1)) };
         let partition = PartitionCount::new(1).unwrap().all().next().unwrap();
-        let directory = Directory::new(Vec::new()).1;
-        let worker = Worker::new(partition, &self.bus, directory, snapshots, self.metrics.clone()).unwrap();
+        let worker = Worker::new(partition, &self.bus, &config(NEVER), snapshots, self.metrics.clone()).unwrap();
         worker.recover().await.map(|recovered| recovered.step)
     }
 

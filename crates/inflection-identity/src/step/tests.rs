@@ -1,10 +1,42 @@
 //! A step loses nothing, doubles nothing, and can be cut anywhere.
 
-use inflection_domain::{Body, EventId, Fact, FactKind, Head, LinkKind, LinkRef, MailRef, PersonId, UserId};
-use inflection_wire::{EventChunk, encode_event, event_batch};
+use inflection_domain::{
+    Body, EventId, Fact, FactKind, Head, InstallationKey, LinkKind, LinkRef, MailRef, OrderKind, PersonId, Tombstone,
+    UserId,
+};
+use inflection_wire::{EventChunk, encode_event, event_batch, order_batch};
 use proptest::prelude::*;
 
 use super::*;
+
+const KEY: InstallationKey = InstallationKey::new([7; 32]);
+
+/// What somebody appended to the event log.
+#[derive(Debug, Clone)]
+enum Sent {
+    Facts(Vec<(FactKind, u8, u8, u8)>),
+    Order(OrderKind, u8, u8),
+}
+
+fn policies() -> Policies {
+    Policies::of(&[], &KEY)
+}
+
+fn input(sequence: u64, sent: &Sent) -> Input {
+    match sent {
+        Sent::Facts(facts) => message(sequence, facts),
+        Sent::Order(kind, person, user) => {
+            let workspace = WorkspaceId::new("acme").unwrap();
+            let person = fact(FactKind::Page, "e", *person, *user).head.person;
+            let tombstone = match UserId::new(format!("u{user}")) {
+                Ok(id) if *user > 0 => Tombstone::of_user(&KEY, &workspace, &id),
+                _ => Tombstone::of_person(&KEY, person),
+            };
+            let order = PersonOrder { workspace, kind: *kind, tombstone, person: Some(person) };
+            Input::new(sequence, &order_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &order))
+        }
+    }
+}
 
 fn message(sequence: u64, facts: &[(FactKind, u8, u8, u8)]) -> Input {
     let mut chunk = EventChunk::default();
@@ -42,10 +74,13 @@ fn kinds() -> impl Strategy<Value = FactKind> {
     prop_oneof![Just(FactKind::EmailOpened), Just(FactKind::LinkClicked), Just(FactKind::EmailDelivered)]
 }
 
-type Messages = Vec<Vec<(FactKind, u8, u8, u8)>>;
+type Messages = Vec<Sent>;
 
 fn messages() -> impl Strategy<Value = Messages> {
-    proptest::collection::vec(proptest::collection::vec((kinds(), any::<u8>(), 0u8..4, 0u8..3), 1..12), 1..6)
+    let facts = proptest::collection::vec((kinds(), any::<u8>(), 0u8..4, 0u8..3), 1..12).prop_map(Sent::Facts);
+    let order = prop_oneof![2 => Just(OrderKind::Suppress), 1 => Just(OrderKind::Erase), 2 => Just(OrderKind::Lift)];
+    let order = (order, 0u8..4, 0u8..3).prop_map(|(kind, person, user)| Sent::Order(kind, person, user));
+    proptest::collection::vec(prop_oneof![2 => facts, 1 => order], 1..9)
 }
 
 /// Folds all messages, each step at most `bytes_max`, restarting from the log whenever `crash` says so.
@@ -53,10 +88,10 @@ fn run(messages: &Messages, bytes_max: usize, crash: impl Fn(usize) -> bool) -> 
     let (mut step, mut log): (Step, Vec<DecisionBatch>) = (Step::default(), Vec::new());
     let load = |after: u64| -> VecDeque<Input> {
         let numbered = messages.iter().zip(1u64..).filter(|(_, sequence)| *sequence > after);
-        numbered.map(|(facts, sequence)| message(sequence, facts)).collect()
+        numbered.map(|(sent, sequence)| input(sequence, sent)).collect()
     };
     let mut inputs = load(0);
-    while let Some((batch, _)) = step.fold(&mut inputs, &Policies::default(), bytes_max) {
+    while let Some((batch, _)) = step.fold(&mut inputs, &policies(), bytes_max) {
         let written = DecisionBatch::decode(&batch.encode()).unwrap();
         log.push(written);
         if crash(log.len()) {
@@ -84,9 +119,10 @@ proptest! {
         prop_assert_eq!(cut_state.state(), state.state());
         prop_assert_eq!(crashed_state.state(), state.state());
         prop_assert_eq!(&crashed_state.totals, &state.totals);
-        let totals = &state.totals[&WorkspaceId::new("acme").unwrap()];
-        let events = messages.iter().map(Vec::len).sum::<usize>() as u64;
-        prop_assert_eq!(totals.folded + totals.duplicates, events, "every event is counted once");
+        let facts = |sent: &Sent| if let Sent::Facts(facts) = sent { facts.len() as u64 } else { 0 };
+        let events: u64 = messages.iter().map(facts).sum();
+        let counted = |totals: &WorkspaceTotals| totals.folded + totals.duplicates + totals.suppressed;
+        prop_assert_eq!(state.totals.values().map(counted).sum::<u64>(), events, "every event is counted once");
     }
 }
 
@@ -98,6 +134,6 @@ fn what_cannot_be_read_is_counted_and_passed() {
     ]);
     assert!(inputs[0].is_damaged() && !inputs[1].is_damaged());
     let mut step = Step::default();
-    let (batch, counts) = step.fold(&mut inputs, &Policies::default(), usize::MAX).unwrap();
+    let (batch, counts) = step.fold(&mut inputs, &policies(), usize::MAX).unwrap();
     assert_eq!((counts.undecodable, counts.folded, batch.consumed_through), (1, 1, 2));
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use anyhow::Context as _;
 use inflection_bus::{Bus, Log, Message};
 use inflection_delivery::{ConnectionKey, DeliveryHandle, dead_letter_log, load_progress, parked_log};
+use inflection_domain::Timestamp;
 use inflection_wire::{ConnectionTotals, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress, ParkedBatch};
 
 use super::Fate;
@@ -16,6 +17,11 @@ const LEFT_OUT: &str = "the connection's settings leave it out";
 const BEFORE: &str = "it was decided before the connection existed";
 const PERHAPS_LEFT_OUT: &str =
     "accepted, or left out by the connection's settings: the bus does not say which; ask a process that runs delivery";
+
+const PERHAPS_SENT: &str =
+    "not sent, unless it was before its person was suppressed: the bus does not say which; suppressed since ";
+const PERHAPS_SUPPRESSED: &str =
+    "accepted, unless its person was suppressed when it was its turn: the bus does not say which";
 
 /// A dead letter that was not replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +136,13 @@ impl Delivered {
     }
 
     /// What became of one of the calls. `accepted` says whether a request that had it is known to have been answered 2xx.
-    pub(super) fn fate(&self, call: &CallOn<'_>, accepted: bool) -> (Fate, Option<String>) {
+    /// `suppressed` is since when its person is.
+    pub(super) fn fate(
+        &self,
+        call: &CallOn<'_>,
+        accepted: bool,
+        suppressed: Option<Timestamp>,
+    ) -> (Fate, Option<String>) {
         let known = Known {
             place: call.place,
             totals: self.totals(call.partition, call.connection),
@@ -140,6 +152,7 @@ impl Delivered {
             accepted,
             left_out: call.left_out,
             held: call.held,
+            suppressed,
         };
         known.fate()
     }
@@ -164,12 +177,15 @@ struct Known<'k> {
     accepted: bool,
     left_out: Option<bool>,
     held: Option<&'k str>,
+    /// Since when its person is suppressed.
+    suppressed: Option<Timestamp>,
 }
 
 impl Known<'_> {
     fn fate(self) -> (Fate, Option<String>) {
         let filtered = |why: &str| (Fate::Filtered, Some(why.to_owned()));
-        let held = self.held.map(str::to_owned);
+        let waits = |since| format!("its person is suppressed since {since}: it will not be sent");
+        let held = self.suppressed.map(waits).or(self.held.map(str::to_owned));
         if let Some(Letter { reason, dropped }) = self.letter {
             return (if *dropped { Fate::Dropped } else { Fate::Dead }, Some(reason.clone()));
         }
@@ -184,6 +200,10 @@ impl Known<'_> {
             Some(totals) if self.place.in_all < totals.baseline => filtered(BEFORE),
             Some(totals) if !self.place.is_behind(totals.ended) => (Fate::Pending, held),
             Some(_) if self.parked => (Fate::Parked, held),
+            Some(totals) if totals.suppressed + totals.released_suppressed > 0 => match self.suppressed {
+                Some(since) => (Fate::Suppressed, Some(format!("{PERHAPS_SENT}{since}"))),
+                None => (Fate::Accepted, Some(PERHAPS_SUPPRESSED.to_owned())),
+            },
             Some(totals) if self.left_out.is_none() && totals.filtered > 0 => {
                 (Fate::Accepted, Some(PERHAPS_LEFT_OUT.to_owned()))
             }
@@ -221,6 +241,7 @@ mod tests {
             accepted: false,
             left_out: Some(false),
             held: None,
+            suppressed: None,
         }
     }
 
@@ -278,6 +299,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_books_count_as_suppressed_makes_a_difference_for_the_persons() {
+        let (none, since) = (totals(10, 0), Some(Timestamp::from_ms(0)));
+        let some = ConnectionTotals { suppressed: 1, ..none.clone() };
+        let released = ConnectionTotals { parked: 1, released_suppressed: 1, ..none.clone() };
+        check(Known { suppressed: since, ..known(Some(&none)) }, Fate::Accepted, None);
+        for totals in [&some, &released] {
+            let why = format!("{PERHAPS_SENT}1970-01-01T00:00:00.000Z");
+            check(Known { suppressed: since, ..known(Some(totals)) }, Fate::Suppressed, Some(&why));
+            check(known(Some(totals)), Fate::Accepted, Some(PERHAPS_SUPPRESSED));
+            check(Known { accepted: true, suppressed: since, ..known(Some(totals)) }, Fate::Accepted, None);
+        }
+        let before = totals(9, 0);
+        let why = "its person is suppressed since 1970-01-01T00:00:00.000Z: it will not be sent";
+        check(Known { suppressed: since, ..known(Some(&before)) }, Fate::Pending, Some(why));
+        check(Known { suppressed: since, parked: true, ..known(Some(&none)) }, Fate::Parked, Some(why));
+    }
+
+    #[test]
     fn a_letters_last_entry_counts() {
         let letter = |reason: &str| {
             let (workspace, connection) = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
@@ -291,6 +330,7 @@ mod tests {
                 attempts: 1,
                 last_status: 400,
                 item: Default::default(),
+                person: None,
             })
         };
         let told = |outcomes: Vec<DeadLetterOutcome>, name: &str| {

@@ -1,7 +1,7 @@
 //! What was found, in words and in the admin API's shape. Pure.
 
 use inflection_delivery::{Attempt, DeliveryHandle};
-use inflection_domain::{ConnectionId, WorkspaceId};
+use inflection_domain::{ConnectionId, Timestamp, WorkspaceId};
 use serde_json::Value;
 
 use super::calls::CallOn;
@@ -23,7 +23,9 @@ const NO_CONNECTIONS: &str = "no connection of its workspace is known here, so w
 const WAITING: &str = "it is stored, and waits for identity";
 
 const NOTHING: &str = "nothing here has this id: it was never accepted, or it is a repeat of an event that came under \
-    another id, or it has been deleted since";
+    another id, or its person is suppressed and it was dropped, or it has been deleted since";
+const SUPPRESSED: &str = "a person or user of this id is suppressed since ";
+const DROPPED: &str = ": its events are taken and dropped, and leave no trace but the ledger's count";
 const NO_MESSAGE_IDS: &str = "no connection is known here, so no messageId can be found";
 const NOT_WHOLE: &str = "not everything could be read; ask again";
 const NO_ATTEMPTS: &str = "attempts are remembered only by a process that runs delivery, since its start";
@@ -83,10 +85,15 @@ pub(super) fn event(found: &Found, calls: Vec<CallStory>, addresses: bool) -> Ev
 }
 
 /// One call with its attempts.
-pub(super) fn call(call: &CallOn<'_>, delivered: &Delivered, delivery: Option<&DeliveryHandle>) -> CallStory {
+pub(super) fn call(
+    call: &CallOn<'_>,
+    delivered: &Delivered,
+    delivery: Option<&DeliveryHandle>,
+    suppressed: Option<Timestamp>,
+) -> CallStory {
     let attempts = delivery.map(|delivery| delivery.attempts(&call.message_id)).unwrap_or_default();
     let accepted = attempts.iter().any(|attempt| (200..300).contains(&attempt.status));
-    let (fate, why) = delivered.fate(call, accepted);
+    let (fate, why) = delivered.fate(call, accepted, suppressed);
     CallStory {
         call: call.name.clone(),
         connection: call.connection.1.as_str().to_owned(),
@@ -107,8 +114,12 @@ pub(super) fn note(
     search: &Search<'_>,
     with_delivery: bool,
     connections: &[(WorkspaceId, ConnectionId)],
+    suppressed: Option<Timestamp>,
 ) -> Option<String> {
     let mut notes = Vec::new();
+    if let Some(since) = suppressed {
+        notes.push(format!("{SUPPRESSED}{since}{DROPPED}"));
+    }
     if search.found.is_empty() {
         notes.push(NOTHING.to_owned());
         if search.wanted.is_message() && connections.is_empty() {

@@ -68,7 +68,14 @@ fn decided(fact: &Fact<'_>, user: Option<&str>) -> Decided {
     let mut calls: Vec<Call> = user.map(|_| Call { links: true, ..call(CallKind::Identify) }).into_iter().collect();
     calls.push(call(CallKind::EmailDelivered));
     let user = user.map(|user| UserId::new(user).unwrap());
-    Decided { workspace: workspace(), occurred_at: fact.head.occurred_at, user, calls, body: event.body }
+    Decided {
+        workspace: workspace(),
+        occurred_at: fact.head.occurred_at,
+        user,
+        calls,
+        body: event.body,
+        person: Some(fact.head.person),
+    }
 }
 
 /// A step that consumed the first `consumed_events` of the first message.
@@ -126,7 +133,7 @@ impl Install {
     async fn park(&self, totals: ConnectionTotals, message_id: &str) {
         let id = MessageId::high_of(message_id);
         let received_at = Timestamp::from_ms(RECEIVED_AT);
-        let calls = vec![ParkedCall { call: Default::default(), event_id_bytes: 0, received_at, id }];
+        let calls = vec![ParkedCall { call: Default::default(), event_id_bytes: 0, received_at, id, person: None }];
         let log = Log::new("parked.acme.prod.0").unwrap();
         self.bus.append(&log, None, ParkedBatch { totals, calls }.encode()).await.unwrap();
     }
@@ -241,6 +248,7 @@ async fn a_calls_fate_follows_what_delivery_writes() {
         attempts: 1,
         last_status: 400,
         item: Default::default(),
+        person: None,
     };
     install.bury(DeadLetterOutcome::Died(letter.clone())).await;
     assert_eq!(install.fate("e-1").await, (Fate::Dead, Some("bad_request".to_owned())));

@@ -53,6 +53,7 @@ impl fmt::Display for CallStory {
             Fate::Parked => "parked",
             Fate::Pending => "pending",
             Fate::Filtered => "filtered",
+            Fate::Suppressed => "suppressed",
         };
         let why = why.as_ref().map_or(String::new(), |why| format!(" ({})", plain(why)));
         writeln!(f, "  call      {} to {connection}: {fate}{why}  {message_id}", plain(call))?;

@@ -33,6 +33,7 @@ impl LedgerMetrics {
                 ("dead", books.dead),
                 ("dropped", books.dropped),
                 ("filtered", books.filtered),
+                ("suppressed", books.suppressed),
                 ("parked", books.parked),
                 ("pending", books.pending),
             ] {

@@ -7,6 +7,24 @@ pub struct EventBatch {
     pub received_at_ms: i64,
     #[prost(message, repeated, tag = "2")]
     pub events: ::prost::alloc::vec::Vec<Event>,
+    /// What operators want of persons, ahead of the events. A message has such orders or events, never both: an operator's
+    /// command appends one of its own.
+    #[prost(message, repeated, tag = "3")]
+    pub orders: ::prost::alloc::vec::Vec<PersonOrder>,
+}
+/// An operator's word on a person. It never has an id in clear.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PersonOrder {
+    #[prost(string, tag = "1")]
+    pub workspace: ::prost::alloc::string::String,
+    #[prost(enumeration = "OrderKind", tag = "2")]
+    pub kind: i32,
+    /// 16 bytes: a hash of the person's key, or of workspace and user id, under the installation's key.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub tombstone: ::prost::bytes::Bytes,
+    /// Key of the person to be forgotten, when there is one.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub person_key: ::prost::bytes::Bytes,
 }
 /// One fact. The fields are what identity decides by; everything else is sealed in `body`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -121,6 +139,41 @@ pub struct FactBody {
 pub struct RejectedEvents {
     #[prost(uint64, tag = "1")]
     pub count: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OrderKind {
+    Unspecified = 0,
+    /// Events of the person are dropped from here on.
+    Suppress = 1,
+    /// The same, and what identity knows of the person is forgotten.
+    Erase = 2,
+    /// Events of the person count again from here on.
+    Lift = 3,
+}
+impl OrderKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ORDER_KIND_UNSPECIFIED",
+            Self::Suppress => "ORDER_KIND_SUPPRESS",
+            Self::Erase => "ORDER_KIND_ERASE",
+            Self::Lift => "ORDER_KIND_LIFT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ORDER_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "ORDER_KIND_SUPPRESS" => Some(Self::Suppress),
+            "ORDER_KIND_ERASE" => Some(Self::Erase),
+            "ORDER_KIND_LIFT" => Some(Self::Lift),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -285,6 +338,9 @@ pub struct WorkspaceTotals {
     /// Events that could not be decoded.
     #[prost(uint64, tag = "7")]
     pub undecodable: u64,
+    /// Facts of suppressed persons, dropped.
+    #[prost(uint64, tag = "8")]
+    pub suppressed: u64,
 }
 /// One fact and what Segment is told because of it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -301,6 +357,9 @@ pub struct Decision {
     /// The fact's sealed FactBody.
     #[prost(bytes = "bytes", tag = "5")]
     pub body: ::prost::bytes::Bytes,
+    /// Key of the person, as in the Event: delivery knows by it whose call is suppressed.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub person_key: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Call {
@@ -334,6 +393,16 @@ pub struct StateChanges {
     pub persons: ::prost::alloc::vec::Vec<PersonState>,
     #[prost(message, repeated, tag = "4")]
     pub deliveries: ::prost::alloc::vec::Vec<DeliveryState>,
+    /// Tombstones that were set, and taken away: 16 bytes each, joined.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub suppressed: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub lifted: ::prost::bytes::Bytes,
+    /// Keys of persons and mails that were erased, likewise.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub forgotten_persons: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub forgotten_mails: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PersonState {
@@ -499,8 +568,8 @@ pub struct DeliveryProgress {
     #[prost(uint64, tag = "3")]
     pub read_through: u64,
 }
-/// The books of one connection in one partition. `accepted`, `dead`, `filtered` and `parked` count the calls up to the
-/// position, each once; what became of parked calls is counted apart, up to a position of its own in the parked log.
+/// The books of one connection in one partition. `accepted`, `dead`, `filtered`, `suppressed` and `parked` count the
+/// calls up to the position, each once; what became of parked calls is counted apart, up to a position of its own in the parked log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConnectionTotals {
     #[prost(string, tag = "1")]
@@ -537,6 +606,12 @@ pub struct ConnectionTotals {
     /// Parked calls that lie in the dead letters.
     #[prost(uint64, tag = "12")]
     pub released_dead: u64,
+    /// Calls that were not sent because their person is suppressed, ...
+    #[prost(uint64, tag = "13")]
+    pub suppressed: u64,
+    /// ... and those among the parked.
+    #[prost(uint64, tag = "14")]
+    pub released_suppressed: u64,
 }
 /// One message of a parked log: calls of a connection that cannot be sent now, in order. Like identity's decisions it is
 /// at once the output, the books and the position, so one append moves calls from one log to the other exactly once.
@@ -571,6 +646,9 @@ pub struct ParkedCall {
     /// First half of the messageId's hash: by it attempts are found.
     #[prost(fixed64, tag = "4")]
     pub id: u64,
+    /// Key of the person; empty in messages of versions that knew no suppression.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub person_key: ::prost::bytes::Bytes,
 }
 /// A connection asked not to be sent to for a while (Retry-After); it holds for every worker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -635,6 +713,39 @@ pub struct DeadLetter {
     /// The item as it would be sent, frozen.
     #[prost(bytes = "bytes", tag = "9")]
     pub item: ::prost::bytes::Bytes,
+    /// Key of the person; empty in letters of versions that knew no suppression.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub person_key: ::prost::bytes::Bytes,
+}
+/// Who is suppressed: the keyed record `suppressed.persons`, followed by everybody who sends. It is written before a
+/// person's events are dropped and after they count again, so whatever is in between is not sent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SuppressedPersons {
+    #[prost(message, repeated, tag = "1")]
+    pub workspaces: ::prost::alloc::vec::Vec<SuppressedOfWorkspace>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SuppressedOfWorkspace {
+    #[prost(string, tag = "1")]
+    pub workspace: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub persons: ::prost::alloc::vec::Vec<SuppressedPerson>,
+}
+/// One suppressed person or user; never an id in clear.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SuppressedPerson {
+    /// As in PersonOrder.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub tombstone: ::prost::bytes::Bytes,
+    /// It stands for all persons of a user.
+    #[prost(bool, tag = "2")]
+    pub user: bool,
+    /// When an operator said so, Unix milliseconds.
+    #[prost(int64, tag = "3")]
+    pub at_ms: i64,
+    /// What was known of it was erased as well.
+    #[prost(bool, tag = "4")]
+    pub erased: bool,
 }
 /// The installation's identity, made once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -707,6 +818,9 @@ pub struct StatePortion {
     /// Mails with clicks, waiting links or unsubscribes, whole.
     #[prost(message, repeated, tag = "4")]
     pub deliveries: ::prost::alloc::vec::Vec<DeliveryState>,
+    /// Tombstones of suppressed persons, 16 bytes each, joined. A snapshot that has any is of version 2.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub tombstones: ::prost::bytes::Bytes,
 }
 /// Event keys that were seen on one day.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use inflection_domain::{BounceClass, Delivery, Hash128, PartitionState, Person, Restore, UserId};
+use inflection_domain::{BounceClass, Delivery, Hash128, PartitionState, Person, Restore, Tombstone, UserId};
 use prost::Message as _;
 
-use crate::decisions::{decode_delivery, encode_delivery};
-use crate::{DecodeError, enums, pb};
+use crate::decisions::{decode_delivery, encode_delivery, joined};
+use crate::{DecodeError, enums, keys as split, pb};
 
 /// Keys of one portion: enough that its own cost is nothing, few enough that it stays in the cache.
 const KEYS_MAX: usize = 4096;
@@ -23,7 +23,8 @@ pub(super) fn encode(state: &PartitionState) -> impl Iterator<Item = pb::StatePo
     let seen = lists(state.seen_events()).map(encode_seen);
     let persons = lists(state.persons()).map(encode_persons);
     let mails = lists(state.deliveries()).map(encode_mails);
-    seen.chain(persons).chain(mails)
+    let tombstones = lists(state.tombstones()).map(|tombstones| encode_tombstones(&tombstones));
+    seen.chain(persons).chain(mails).chain(tombstones)
 }
 
 /// Adds a portion to the state that is being rebuilt.
@@ -41,6 +42,8 @@ pub(super) fn decode(portion: Bytes, state: &mut Restore) -> Result<(), DecodeEr
     for delivery in portion.deliveries {
         state.deliveries([decode_delivery(delivery)?]);
     }
+    let tombstones = split("tombstones", &portion.tombstones)?;
+    state.tombstones(tombstones.map(|key| Tombstone::from_bytes(key.to_bytes())));
     Ok(())
 }
 
@@ -59,6 +62,11 @@ fn encode_seen(events: Vec<(u32, Hash128)>) -> pb::StatePortion {
     }
     let seen = days.into_iter().map(|(day, keys)| pb::SeenDay { day, event_keys: keys.into() });
     pb::StatePortion { seen: seen.collect(), ..pb::StatePortion::default() }
+}
+
+fn encode_tombstones(tombstones: &[Tombstone]) -> pb::StatePortion {
+    let tombstones = joined(tombstones.iter().map(|tombstone| tombstone.to_bytes()));
+    pb::StatePortion { tombstones, ..pb::StatePortion::default() }
 }
 
 fn encode_persons(persons: Vec<(Hash128, &Person)>) -> pb::StatePortion {
@@ -140,10 +148,4 @@ fn marks(delivery: &Delivery) -> u32 {
 
 fn bit(class: BounceClass) -> u32 {
     1u32 << enums::bounce_class_to(class)
-}
-
-/// The keys of a column.
-fn split(field: &'static str, joined: &[u8]) -> Result<impl ExactSizeIterator<Item = Hash128>, DecodeError> {
-    let (keys, cut) = joined.as_chunks::<16>();
-    if cut.is_empty() { Ok(keys.iter().map(|key| Hash128::from_bytes(*key))) } else { Err(DecodeError::Field(field)) }
 }

@@ -1,26 +1,38 @@
 //! A restored partition cannot be told from one that never stopped, and a damaged snapshot restores nothing.
 
 use inflection_domain::{
-    BounceClass, FactKind, Head, LinkKind, LinkRef, MailRef, Policy, UserId, Verdict, WorkspaceId,
+    BounceClass, FactKind, Head, InstallationKey, LinkKind, LinkRef, MailRef, OrderKind, PersonOrder, Policy,
+    Tombstone, UserId, Verdict, WorkspaceId,
 };
 use proptest::prelude::*;
 
 use super::*;
 
 const DAY_MS: i64 = 86_400_000;
+const KEY: InstallationKey = InstallationKey::new([7; 32]);
 
 /// Kind, event, person, mail, link or user, by a machine, and log time since the fact before.
 type Told = (usize, u8, u8, u8, u8, bool, i64);
 
 fn told() -> impl Strategy<Value = Told> {
     let time = prop_oneof![8 => 0..DAY_MS, 1 => Just(5 * DAY_MS), 1 => 0..300 * DAY_MS];
-    (0..FactKind::ALL.len(), 0u8..60, 0u8..4, 0u8..3, 0u8..4, any::<bool>(), time)
+    // One kind more than there are is an order.
+    (0..=FactKind::ALL.len(), 0u8..60, 0u8..4, 0u8..3, 0u8..4, any::<bool>(), time)
 }
 
 fn fold(state: &mut PartitionState, (kind, event, person, mail, which, machine, time): Told) -> Verdict {
     let person = Hash128::of("test person", &[&[person]]);
+    let workspace = WorkspaceId::new("acme").unwrap();
+    if kind == FactKind::ALL.len() {
+        let user = UserId::new(format!("é{event}")).unwrap();
+        let of_user = Tombstone::of_user(&KEY, &workspace, &user);
+        let tombstone = if machine { of_user } else { Tombstone::of_person(&KEY, person) };
+        let kind = [OrderKind::Suppress, OrderKind::Erase, OrderKind::Lift][usize::from(which % 3)];
+        state.obey(&PersonOrder { workspace, kind, tombstone, person: Some(person) });
+        return Verdict::Suppressed;
+    }
     let head = Head {
-        workspace: WorkspaceId::new("acme").unwrap(),
+        workspace,
         kind: FactKind::ALL[kind],
         event: Hash128::of("test event", &[&[event]]),
         person,
@@ -35,7 +47,7 @@ fn fold(state: &mut PartitionState, (kind, event, person, mail, which, machine, 
         has_traits: true,
     };
     state.advance(Timestamp::from_ms(state.log_time().as_ms() + time));
-    state.fold(&Policy::default(), &head)
+    state.fold(&Policy::default(), &KEY, &head)
 }
 
 fn head() -> SnapshotHead {
@@ -60,6 +72,8 @@ fn some_of_everything() -> PartitionState {
         fold(&mut state, (kind, event, event % 3, event % 2, which % 4, event % 5 == 0, DAY_MS / 13));
     }
     assert!(state.persons().count() > 0 && state.seen_events().count() == 40);
+    fold(&mut state, (FactKind::ALL.len(), 0, 200, 0, 0, false, 0));
+    assert_eq!(state.tombstones().len(), 1);
     let (whole, in_columns): (Vec<_>, Vec<_>) =
         state.deliveries().partition(|(_, mail)| !mail.clicks.is_empty() || !mail.scopes.is_empty());
     assert!(!whole.is_empty(), "{in_columns:?}");
@@ -84,6 +98,15 @@ proptest! {
         prop_assert_eq!(restored.take_changes(), whole.take_changes());
         prop_assert_eq!(restored, whole);
     }
+}
+
+#[test]
+fn only_tombstones_need_the_newer_version() {
+    let mut state = some_of_everything();
+    assert_eq!(Header::read(&Snapshot::encode(&head(), &state)).unwrap().version, 2);
+    fold(&mut state, (FactKind::ALL.len(), 0, 200, 0, 2, false, 0));
+    assert_eq!(Header::read(&Snapshot::encode(&head(), &state)).unwrap().version, 1);
+    round_trip(&state);
 }
 
 #[test]
@@ -114,7 +137,7 @@ fn many_keys_make_several_portions() {
             scope: 0,
             has_traits: false,
         };
-        state.fold(&Policy::default(), &head);
+        state.fold(&Policy::default(), &KEY, &head);
     }
     assert_eq!(round_trip(&state).sizes(), (10_000, 10_000, 10_000));
 }
@@ -145,7 +168,7 @@ fn each_reason_for_refusal_has_its_name() {
     assert!(matches!(refusal(&|blob| blob.clear()), SnapshotError::NotASnapshot));
     assert!(matches!(refusal(&|blob| blob[0] = b'?'), SnapshotError::NotASnapshot));
     assert!(matches!(refusal(&|blob| blob[8] = 0), SnapshotError::NotASnapshot));
-    assert!(matches!(refusal(&|blob| blob[8] = 2), SnapshotError::Newer(2)));
+    assert!(matches!(refusal(&|blob| blob[8] = 3), SnapshotError::Newer(3)));
     assert!(matches!(refusal(&|blob| blob.truncate(100)), SnapshotError::Damaged(_)));
     assert!(matches!(refusal(&|blob| blob[99] ^= 1), SnapshotError::Checksum));
 }
@@ -154,7 +177,7 @@ fn each_reason_for_refusal_has_its_name() {
 fn content_that_makes_no_sense_is_refused() {
     let seal = |content: &pb::Snapshot| {
         let content = content.encode_to_vec();
-        Bytes::from([&Header::of(&content).to_bytes()[..], &content].concat())
+        Bytes::from([&Header::of(Snapshot::VERSION, &content).to_bytes()[..], &content].concat())
     };
     let portion = |portion: pb::StatePortion| pb::Snapshot {
         format_version: Snapshot::VERSION,
@@ -183,7 +206,7 @@ fn content_that_makes_no_sense_is_refused() {
         let refusal = Snapshot::decode(seal(&portion(nonsense))).unwrap_err();
         assert!(matches!(refusal, SnapshotError::Damaged(DecodeError::Field(_))), "{refusal:?}");
     }
-    let other_version = pb::Snapshot { format_version: 2, ..pb::Snapshot::default() };
+    let other_version = pb::Snapshot { format_version: 1, ..pb::Snapshot::default() };
     assert!(Snapshot::decode(seal(&other_version)).is_err());
 }
 

@@ -1,0 +1,53 @@
+//! Whose facts are dropped, and what is forgotten of whom.
+
+use super::PartitionState;
+use crate::{Hash128, Head, InstallationKey, MailRef, OrderKind, PersonOrder, Tombstone};
+
+impl PartitionState {
+    /// Whose facts are dropped.
+    pub fn tombstones(&self) -> impl ExactSizeIterator<Item = Tombstone> {
+        self.tombstones.iter().copied()
+    }
+
+    /// Whether a fact is dropped: its person is suppressed, the user it claims, or the user its person is known to be.
+    pub(crate) fn suppresses(&self, key: &InstallationKey, head: &Head) -> bool {
+        if self.tombstones.is_empty() {
+            return false;
+        }
+        let is = |tombstone: Tombstone| self.tombstones.contains(&tombstone);
+        let known = self.user(head.person).filter(|known| Some(*known) != head.user.as_ref());
+        is(Tombstone::of_person(key, head.person))
+            || head.user.iter().chain(known).any(|user| is(Tombstone::of_user(key, &head.workspace, user)))
+    }
+
+    /// Takes an operator's order.
+    pub fn obey(&mut self, order: &PersonOrder) {
+        let changed = match order.kind {
+            OrderKind::Suppress | OrderKind::Erase => self.tombstones.insert(order.tombstone),
+            OrderKind::Lift => self.tombstones.remove(&order.tombstone),
+        };
+        if changed {
+            self.touched_tombstones.insert(order.tombstone);
+            self.changes_bytes += 18;
+        }
+        if let Some(person) = order.person.filter(|_| order.kind == OrderKind::Erase) {
+            self.forget(person);
+        }
+    }
+
+    /// Forgets a person, and of its mails the one whose key can be made from the person alone: the one of facts that name
+    /// no mail. Keys of other mails and of event ids cannot be found by person; both expire.
+    fn forget(&mut self, person: Hash128) {
+        let mail = MailRef::new(person, None, None, None).key;
+        if self.persons.of(person).contains_key(&person) {
+            self.remove_person(person);
+            self.touched_persons.push(person);
+            self.changes_bytes += 18;
+        }
+        if self.mails.of(mail).contains_key(&mail) {
+            self.remove_mail(mail);
+            self.touched_mails.push(mail);
+            self.changes_bytes += 18;
+        }
+    }
+}
