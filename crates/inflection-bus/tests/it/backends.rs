@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use inflection_bus::{Bus, EmbeddedConfig, Log, NatsConfig, ProvisionConfig, StreamSpec};
+use inflection_bus::{Bus, EmbeddedConfig, Log, NatsConfig, ProvisionConfig, StreamSpec, WhenFull};
 use tempfile::TempDir;
 
 /// A nats-server of its own in a directory of its own; killed when dropped.
@@ -68,7 +68,7 @@ impl NatsServer {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let streams = vec![StreamSpec { name: "events", bytes_max }];
+        let streams = vec![StreamSpec { name: "events", bytes_max, when_full: WhenFull::Refuse }];
         let done = bus.provision(&ProvisionConfig { streams, replicas: 1 }).await.expect("it provisions");
         assert_eq!(done.created.len() + done.found.len(), 3);
         bus
