@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use inflection_control::{Provider, Webhook};
+use inflection_control::{Certificate, Provider, Webhook};
 use inflection_domain::{Fact, Hash128, Timestamp};
 use reqwest::Url;
 use serde_json::Value as Json;
 
-use super::certificate::Certificate;
 use super::report::Report;
 use super::{
     brevo, canonical, cloudevents, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, ses, sparkpost,

@@ -11,7 +11,6 @@ mod adapter;
 mod amazon;
 mod brevo;
 mod canonical;
-mod certificate;
 mod cloudevents;
 mod mailersend;
 mod mailgun;
@@ -39,13 +38,12 @@ use axum::http::header::{ALLOW, EXPECT, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use inflection_bus::Log;
-use inflection_control::{AuthFailure, Provider, Webhook, Workspace};
+use inflection_control::{AuthFailure, Certificate, Provider, Webhook, Workspace};
 use inflection_domain::{Timestamp, WorkspaceId};
 use ring::digest::{SHA256, digest};
 
 use self::adapter::{Adapter, Delivery, Parsed, Proof, adapter, invalid};
 pub(crate) use self::amazon::Amazon;
-use self::certificate::Certificate;
 pub(crate) use self::once::Tokens;
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
@@ -84,8 +82,6 @@ impl SignatureClock {
 struct Hook {
     workspace: WorkspaceId,
     webhook: Webhook,
-    /// Certificates that the configuration gives; with any, none are fetched.
-    certificates: Vec<Certificate>,
     adapter: &'static Adapter,
 }
 
@@ -98,16 +94,8 @@ impl Webhooks {
         let hooks =
             workspaces.iter().flat_map(|workspace| workspace.webhooks.iter().map(move |hook| (workspace, hook)));
         let entry = |(workspace, webhook): (&Workspace, &Webhook)| {
-            let hook = Hook {
-                workspace: workspace.id.clone(),
-                webhook: webhook.clone(),
-                certificates: webhook
-                    .certificates
-                    .iter()
-                    .filter_map(|one| Certificate::from_pem(one.expose()))
-                    .collect(),
-                adapter: adapter(webhook.provider),
-            };
+            let hook =
+                Hook { workspace: workspace.id.clone(), webhook: webhook.clone(), adapter: adapter(webhook.provider) };
             ((webhook.provider, hash(webhook.token.expose())), hook)
         };
         Self(hooks.map(entry).collect())
@@ -203,7 +191,7 @@ impl Service {
             headers: &headers,
             body: &body,
             now: self.signature_clock.now(),
-            certificates: &hook.certificates,
+            certificates: &hook.webhook.certificates,
         };
         let fetched = self.certificate(hook, &delivery).await.map_err(|refusal| hook.doubt(refusal))?;
         if let Some(certificate) = &fetched {
@@ -276,7 +264,11 @@ impl Service {
 fn unreachable(error: &amazon::FetchError) -> Refusal {
     use std::error::Error as _;
     let cause = error.source().map(ToString::to_string);
-    tracing::warn!(%error, cause, "a webhook of SNS needs what cannot be fetched");
+    if error.is_news() {
+        tracing::warn!(%error, cause, "a webhook of SNS needs what cannot be fetched");
+    } else {
+        tracing::debug!(%error, "a webhook of SNS needs what is not fetched now");
+    }
     Refusal::later(Code::UpstreamUnavailable, "what this request needs cannot be fetched now", RETRY_SECONDS)
 }
 

@@ -7,13 +7,12 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use inflection_control::Webhook;
+use inflection_control::{Certificate, Digest, Webhook};
 use inflection_domain::{BounceClass, FactKind};
 use reqwest::Url;
 use serde_json::Value as Json;
 
 use super::adapter::{Adapter, Delivery, Proof, Reading, invalid};
-use super::certificate::{Certificate, Digest};
 use super::metadata::Metadata;
 use super::proof::credentials;
 use super::report::Report;
