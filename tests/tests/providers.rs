@@ -36,18 +36,21 @@ fn tables() -> Vec<String> {
     let table =
         |provider: &str, lines: &str| format!("provider = {provider:?}\ntoken = \"{TOKEN}{provider}\"\n{lines}");
     vec![
-        table("mailgun", "secrets = [{ value = \"newer\" }, { value = \"mailgun-key\" }]"),
+        table("mailgun", "secrets = [{ value = \"newer-key-of-sixteen\" }, { value = \"mailgun-key-of-sixteen\" }]"),
         table("postmark", "secrets = [{ value = \"postmark:password\" }]"),
         table("resend", &format!("secrets = [{{ value = \"whsec_{SVIX_SECRET}\" }}]")),
         table(
             "mandrill",
             &format!(
-                "secrets = [{{ value = \"mandrill-key\" }}]\nsigned_url = {MANDRILL_URL:?}\non_auth_failure = \"defer\""
+                "secrets = [{{ value = \"mandrill-key-of-sixteen\" }}]\nsigned_url = {MANDRILL_URL:?}\non_auth_failure = \"defer\""
             ),
         ),
-        table("mailersend", "secrets = [{ value = \"mailersend-key\" }]"),
+        table("mailersend", "secrets = [{ value = \"mailersend-key-of-sixteen\" }]"),
         table("brevo", "fields = { campaign_run_id = \"run\" }"),
-        table("cloudevents", "secrets = [{ value = \"bearer-key\" }]\nallowed_origins = [\"mailer.example\"]"),
+        table(
+            "cloudevents",
+            "secrets = [{ value = \"bearer-key-of-sixteen\" }]\nallowed_origins = [\"mailer.example\"]",
+        ),
         table("ses", &format!("topic_arns = [{TOPIC:?}]\ncertificates = [{{ value = {CERTIFICATE:?} }}]")),
     ]
 }
@@ -76,7 +79,7 @@ fn address(provider: &str) -> String {
 
 fn mailgun(token: &str, id: &str) -> Request {
     let timestamp = NOW.to_string();
-    let tag = hex(&sign(hmac::HMAC_SHA256, b"mailgun-key", format!("{timestamp}{token}").as_bytes()));
+    let tag = hex(&sign(hmac::HMAC_SHA256, b"mailgun-key-of-sixteen", format!("{timestamp}{token}").as_bytes()));
     let body = json!({
         "signature": { "timestamp": timestamp, "token": token, "signature": tag },
         "event-data": { "event": "delivered", "id": id, "timestamp": 1_795_420_800.25, "recipient": address("mailgun"),
@@ -111,7 +114,7 @@ fn mandrill() -> Request {
     let events = event.to_string();
     let tag = sign(
         hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-        b"mandrill-key",
+        b"mandrill-key-of-sixteen",
         format!("{MANDRILL_URL}mandrill_events{events}").as_bytes(),
     );
     let escaped: String = events.bytes().map(|byte| format!("%{byte:02X}")).collect();
@@ -130,7 +133,7 @@ fn mailersend() -> Request {
     let body = json!({ "type": "activity.spam_complaint", "data": { "id": "a-1", "created_at": "2026-11-23T08:30:00Z",
         "email": { "tags": tags, "message": { "id": "m-1" }, "recipient": { "email": address("mailersend") } } } })
     .to_string();
-    let tag = hex(&sign(hmac::HMAC_SHA256, b"mailersend-key", body.as_bytes()));
+    let tag = hex(&sign(hmac::HMAC_SHA256, b"mailersend-key-of-sixteen", body.as_bytes()));
     post("mailersend", body).header("Signature", &tag)
 }
 
@@ -145,7 +148,7 @@ fn cloudevents() -> Request {
     let mut data = custom("cloudevents");
     data.as_object_mut().expect("an object").insert("email".to_owned(), address("cloudevents").into());
     post("cloudevents", data.to_string())
-        .bearer("bearer-key")
+        .bearer("bearer-key-of-sixteen")
         .header("ce-specversion", "1.0")
         .header("ce-id", "1")
         .header("ce-source", "/mailer")

@@ -18,7 +18,7 @@ use bytes::Bytes;
 pub use embedded::EmbeddedConfig;
 pub use error::{AppendError, BlobError, OpenError, ReadError, RecordError};
 pub use log::{InvalidName, Log, Sequence};
-pub use nats::{DurabilityGap, NatsConfig, ProvisionConfig, Provisioned, StreamSpec};
+pub use nats::{DurabilityGap, NatsConfig, ProvisionConfig, Provisioned, StreamSpec, WhenFull};
 pub use reader::{Message, Reader};
 pub use watch::{RecordChange, Watch};
 

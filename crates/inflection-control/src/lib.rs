@@ -4,6 +4,7 @@
 //! port or a connection; nothing here prints a secret. A [`MasterKey`] seals secrets, so that the file may lie where
 //! others read it.
 
+mod certificate;
 mod config;
 mod directory;
 mod document;
@@ -13,6 +14,7 @@ mod sealed;
 mod secret;
 mod webhook;
 
+pub use certificate::{Certificate, Digest};
 pub use config::{
     BusSettings, Config, ConfigError, Connection, EmailPolicy, InstallationSettings, Mistake, Naming, Options,
     Uniqueness, Workspace,

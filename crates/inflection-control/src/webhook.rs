@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::Secret;
+use crate::{Certificate, Secret};
 
 /// Who reports to a webhook. A row in each of these matches, a file in `inflection-ingest/src/webhooks`, a folder of
 /// fixtures and a page in `docs/sources` make a provider.
@@ -45,8 +45,8 @@ pub enum Guard {
     /// Every request is signed under a certificate of Amazon's, which proves that some topic sent it: the topic must be one
     /// of those that are named. Secrets are credentials for raw delivery, which is not signed.
     Topics,
-    /// Nothing is signed. The secrets are credentials that the provider is told to send; without any, the token alone
-    /// protects the webhook, and must be longer.
+    /// Nothing is signed. The secrets are credentials that the provider is told to send; without any, or with short ones,
+    /// the token alone protects the webhook, and must be longer.
     Credentials,
 }
 
@@ -59,9 +59,9 @@ pub const P256_SPKI_PREFIX: [u8; 26] = [
 /// How a signing key is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyForm {
-    /// Any text; its bytes are the key.
+    /// Any text of at least [`Webhook::SECRET_BYTES_MIN`]; its bytes are the key.
     Text,
-    /// Base64 of the key, after an optional `whsec_`.
+    /// Base64 of a key of at least [`Webhook::SECRET_BYTES_MIN`], after an optional `whsec_`.
     Base64,
     /// Base64 of a P-256 public key with its algorithm (SubjectPublicKeyInfo), without armour.
     P256PublicKey,
@@ -201,8 +201,8 @@ pub struct Webhook {
     pub on_auth_failure: AuthFailure,
     /// SES: the topics of SNS from which messages are taken.
     pub topic_arns: Vec<String>,
-    /// SES: certificates of SNS, PEM, for where none can be fetched; with any, none are.
-    pub certificates: Vec<Secret>,
+    /// SES: certificates of SNS, for where none can be fetched; with any, none are.
+    pub certificates: Vec<Certificate>,
     /// CloudEvents: origins that are told, when they ask, that they may send.
     pub allowed_origins: Vec<String>,
     /// Mandrill: the address as it was typed in there, which it signs. It may have credentials in it.
@@ -216,6 +216,8 @@ pub struct Webhook {
 impl Webhook {
     /// Shortest token of a webhook whose requests prove themselves.
     pub const TOKEN_BYTES_MIN: usize = 16;
+    /// Shortest key of an HMAC, and shortest credentials that protect as much as a long token.
+    pub const SECRET_BYTES_MIN: usize = 16;
     /// Shortest token of a webhook that nothing else protects.
     pub const LONE_TOKEN_BYTES_MIN: usize = 32;
 

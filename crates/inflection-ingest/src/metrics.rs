@@ -11,6 +11,8 @@ pub struct IngestMetrics {
     pub(crate) rejected: CounterFamily,
     /// Provider events that are none of ours, by provider and type.
     pub(crate) unmapped: CounterFamily,
+    /// Provider requests, or refused events of one, that could not be kept for a person to look at, by provider.
+    pub(crate) unkept: CounterFamily,
     /// Bus messages written.
     pub(crate) messages: Counter,
     /// Time of an append.
@@ -27,6 +29,8 @@ impl IngestMetrics {
             accepted: registry.counters("inflection_ingest_events_accepted", "Events stored, by workspace"),
             rejected: registry.counters("inflection_ingest_events_rejected", "Events and requests refused, by code"),
             unmapped: registry.counters("inflection_ingest_events_unmapped", "Provider events of no kind of ours"),
+            unkept: registry
+                .counters("inflection_ingest_unkept", "Provider requests of which what was refused could not be kept"),
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),

@@ -30,7 +30,7 @@ use crate::{auth, body, events, request};
 /// Bytes of bodies in hand at once, over all requests: what the memory of this stage is bounded by.
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
 /// The same for providers' webhooks.
-const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
+pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
 /// The unit in which those bytes are counted.
 const PERMIT_BYTES: usize = 1024;
 /// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may

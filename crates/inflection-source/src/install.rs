@@ -1,7 +1,7 @@
 //! The installation's identity: made once, kept in the bus.
 
 use anyhow::{Context as _, bail};
-use inflection_bus::{Bus, Expected, ProvisionConfig, RecordError, StreamSpec};
+use inflection_bus::{Bus, Expected, ProvisionConfig, RecordError, StreamSpec, WhenFull};
 use inflection_control::InstallationSettings;
 use inflection_domain::{InstallationId, InstallationKey, PartitionCount};
 use inflection_wire::{Installation, SCHEMA_VERSION};
@@ -15,13 +15,16 @@ const UNPARSED_BYTES_MAX: i64 = 256 << 20;
 
 /// The streams of an install on NATS.
 pub(crate) fn streams(events_bytes_max: i64, decisions_bytes_max: i64, replicas: usize) -> ProvisionConfig {
+    let kept = |name, bytes_max| StreamSpec { name, bytes_max, when_full: WhenFull::Refuse };
+    // Nobody empties it: a full one must not be in the way of what comes with what is kept there.
+    let unparsed = StreamSpec { name: "unparsed", bytes_max: UNPARSED_BYTES_MAX, when_full: WhenFull::EvictOldest };
     ProvisionConfig {
         streams: vec![
-            StreamSpec { name: "events", bytes_max: events_bytes_max },
-            StreamSpec { name: "decisions", bytes_max: decisions_bytes_max },
-            StreamSpec { name: "parked", bytes_max: decisions_bytes_max },
-            StreamSpec { name: "dead", bytes_max: DEAD_BYTES_MAX },
-            StreamSpec { name: "unparsed", bytes_max: UNPARSED_BYTES_MAX },
+            kept("events", events_bytes_max),
+            kept("decisions", decisions_bytes_max),
+            kept("parked", decisions_bytes_max),
+            kept("dead", DEAD_BYTES_MAX),
+            unparsed,
         ],
         replicas,
     }

@@ -24,7 +24,7 @@ mod watch;
 use std::path::PathBuf;
 
 pub(crate) use client::Client;
-pub use provision::{DurabilityGap, ProvisionConfig, Provisioned, StreamSpec};
+pub use provision::{DurabilityGap, ProvisionConfig, Provisioned, StreamSpec, WhenFull};
 pub(crate) use reader::{PREFETCH_MESSAGES, Reader};
 pub(crate) use watch::Watch;
 

@@ -27,8 +27,28 @@ const TOO_FEW_SERVERS: [ErrorCode; 2] = [ErrorCode::STREAM_REPLICAS_NOT_SUPPORTE
 pub struct StreamSpec {
     /// First token of the logs' names.
     pub name: &'static str,
-    /// Most bytes; appends beyond are refused, nothing is evicted.
+    /// Most bytes.
     pub bytes_max: i64,
+    /// What becomes of an append beyond them.
+    pub when_full: WhenFull,
+}
+
+/// What a full stream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It refuses appends, and keeps what it has: nothing is lost that was acknowledged.
+    Refuse,
+    /// It evicts its oldest messages: for what people may look at and nothing reads.
+    EvictOldest,
+}
+
+impl WhenFull {
+    fn discard(self) -> DiscardPolicy {
+        match self {
+            Self::Refuse => DiscardPolicy::New,
+            Self::EvictOldest => DiscardPolicy::Old,
+        }
+    }
 }
 
 /// What the bus should consist of.
@@ -120,7 +140,7 @@ impl Client {
                 subjects: vec![format!("{PREFIX}.{}.>", spec.name)],
                 description: Some(format!("inflection-source: {} logs, one subject a log", spec.name)),
                 retention: RetentionPolicy::Limits,
-                discard: DiscardPolicy::New,
+                discard: spec.when_full.discard(),
                 max_bytes: spec.bytes_max,
                 storage: StorageType::File,
                 num_replicas: config.replicas,
@@ -223,8 +243,13 @@ impl Client {
                 gaps.push(DurabilityGap::AsyncPersist(name.clone()));
             }
             let log = name != bucket_stream() && name != blobs_stream();
-            let evicts =
-                found.discard != DiscardPolicy::New || found.max_messages > 0 || found.max_messages_per_subject > 0;
+            let may_evict = config
+                .streams
+                .iter()
+                .any(|spec| spec.when_full == WhenFull::EvictOldest && stream_name(spec.name) == name);
+            let evicts = (found.discard != DiscardPolicy::New && !may_evict)
+                || found.max_messages > 0
+                || found.max_messages_per_subject > 0;
             if !found.max_age.is_zero() || (log && evicts) {
                 gaps.push(DurabilityGap::Evicts(name.clone()));
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use inflection_bus::{Bus, EmbeddedConfig, Log, NatsConfig, ProvisionConfig, StreamSpec};
+use inflection_bus::{Bus, EmbeddedConfig, Log, NatsConfig, ProvisionConfig, StreamSpec, WhenFull};
 use tempfile::TempDir;
 
 /// A nats-server of its own in a directory of its own; killed when dropped.
@@ -73,7 +73,10 @@ impl NatsServer {
 /// Connects once a server answers, and provisions as soon as it can: a cluster elects a leader first.
 async fn bus(urls: Vec<String>, bytes_max: i64, replicas: usize) -> Bus {
     let config = NatsConfig { urls, name: "test".into(), ..NatsConfig::default() };
-    let wanted = ProvisionConfig { streams: vec![StreamSpec { name: "events", bytes_max }], replicas };
+    let wanted = ProvisionConfig {
+        streams: vec![StreamSpec { name: "events", bytes_max, when_full: WhenFull::Refuse }],
+        replicas,
+    };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {
         let done = match Bus::connect_nats(config.clone()).await {

@@ -1,7 +1,9 @@
 //! What every backend does.
 
 use bytes::Bytes;
-use inflection_bus::{AppendError, BlobError, Bus, Expected, Record, RecordError};
+use inflection_bus::{
+    AppendError, BlobError, Bus, DurabilityGap, Expected, ProvisionConfig, Record, RecordError, StreamSpec, WhenFull,
+};
 
 use crate::backends::{NatsCluster, NatsServer, embedded_config, log};
 
@@ -48,6 +50,30 @@ async fn nats_conforms() {
 async fn a_nats_cluster_conforms() {
     let (cluster, small) = (NatsCluster::start(), NatsCluster::start());
     conforms(cluster.bus(AMPLE).await, small.bus(64 * 1024).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_nats_may_evict_its_oldest_if_it_is_told_to() {
+    let server = NatsServer::start();
+    let bus = server.bus(AMPLE).await;
+    let config = |when_full| {
+        let streams = vec![StreamSpec { name: "events", bytes_max: 64 * 1024, when_full }];
+        ProvisionConfig { streams, replicas: 1 }
+    };
+    let evicts = DurabilityGap::Evicts("INFLECTION_EVENTS".to_owned());
+    // A stream that was made to refuse takes over what it is told now.
+    let done = bus.provision(&config(WhenFull::EvictOldest)).await.expect("it provisions");
+    assert!(!done.gaps.contains(&evicts), "{:?}", done.gaps);
+    let log = log("events.evicted");
+    for number in 1..=50 {
+        assert_eq!(bus.append(&log, None, Bytes::from(vec![b'x'; 4000])).await.expect("room"), number);
+    }
+    let first = bus.read(&log, 0).next(1).await.expect("messages")[0].sequence;
+    assert!((30..=50).contains(&first), "the oldest is gone, the newest is there: {first}");
+    // Where it may not, it is a gap.
+    let gaps = bus.durability_gaps(&config(WhenFull::Refuse)).await.expect("an answer");
+    assert!(gaps.contains(&evicts), "{gaps:?}");
+    bus.close().await;
 }
 
 fn numbered(number: u64) -> Bytes {

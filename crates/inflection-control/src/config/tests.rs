@@ -286,15 +286,30 @@ fn every_provider_says_what_it_needs() {
             "provider = \"ses\"\ntopic_arns = [\"arn:aws:sns:eu-west-1:111122223333:mail\"]\ncertificates = [{ value = \"x\" }]",
             Some("PEM"),
         ),
-        ("provider = \"mailgun\"\nsecrets = [{ value = \"k\" }]", None),
+        ("provider = \"mailgun\"\nsecrets = [{ value = \"a-key-of-sixteen\" }]", None),
         ("provider = \"mailgun\"", Some("secrets is missing")),
         ("provider = \"mailgun\"\nsecrets = []", Some("secrets is empty")),
-        ("provider = \"mailgun\"\nsecrets = [{ value = \"k\" }]\ntopic_arns = []", Some("a setting of ses only")),
-        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAA\" }]", None),
+        (
+            "provider = \"mailgun\"\nsecrets = [{ value = \"a-key-of-sixteen\" }]\ntopic_arns = []",
+            Some("a setting of ses only"),
+        ),
+        ("provider = \"mailersend\"\nsecrets = [{ value = \"fifteen-letters\" }]", Some("at least 16")),
+        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAAAAAAAAAAAAAA==\" }]", None),
+        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAAAAAAAAAAAA\" }]", Some("at least 16 bytes")),
+        (
+            "provider = \"brevo\"\nfields = { campaign_id = \"cid\", email_id = \"cid\" }",
+            Some("the name of two fields"),
+        ),
         ("provider = \"svix\"\nsecrets = [{ value = \"whsec_%\" }]", Some("must be base64")),
-        ("provider = \"mandrill\"\nsecrets = [{ value = \"k\" }]\nsigned_url = \"https://a.example/\"", None),
-        ("provider = \"mandrill\"\nsecrets = [{ value = \"k\" }]", Some("signed_url is missing")),
-        ("provider = \"mandrill\"\nsecrets = [{ value = \"k\" }]\nsigned_url = \"a.example\"", Some("whole address")),
+        (
+            "provider = \"mandrill\"\nsecrets = [{ value = \"a-key-of-sixteen\" }]\nsigned_url = \"https://a.example/\"",
+            None,
+        ),
+        ("provider = \"mandrill\"\nsecrets = [{ value = \"a-key-of-sixteen\" }]", Some("signed_url is missing")),
+        (
+            "provider = \"mandrill\"\nsecrets = [{ value = \"a-key-of-sixteen\" }]\nsigned_url = \"a.example\"",
+            Some("whole address"),
+        ),
         ("provider = \"sparkpost\"\ninitial_opens = true", None),
         ("provider = \"brevo\"\ninitial_opens = true", Some("a setting of sparkpost only")),
         ("provider = \"postmark\"", None),
@@ -309,6 +324,34 @@ fn every_provider_says_what_it_needs() {
             }
         }
     }
+    // Credentials that are easily guessed add nothing to a token.
+    let short = |provider: &str, secret: &str| {
+        let text = format!("{provider}\ntoken = \"0123456789abcdef\"\nsecrets = [{{ value = \"{secret}\" }}]");
+        parse(&webhook(&text)).err().map(|mistakes| format!("{mistakes:?}"))
+    };
+    let raw = "provider = \"ses\"\ntopic_arns = [\"arn:aws:sns:eu-west-1:111122223333:mail\"]";
+    for provider in ["provider = \"postmark\"", raw] {
+        assert_eq!(short(provider, "user:password-16"), None);
+        assert!(short(provider, "x").unwrap().contains("at least 32"));
+    }
     let lone = parse(&webhook("provider = \"brevo\"\ntoken = \"0123456789abcdef\"")).unwrap_err();
     assert!(lone[0].1.contains("at least 32"), "{lone:?}");
+}
+
+#[test]
+fn certificates_are_whole() {
+    let whole = include_str!("../../../inflection-ingest/fixtures/ses/sns-2021.pem");
+    let read = |pem: &str| {
+        let text = format!(
+            "provider = \"ses\"\ntoken = \"0123456789abcdef\"\ntopic_arns = [\"arn:aws:sns:eu-west-1:111122223333:mail\"]\n\
+             certificates = [{{ value = {pem:?} }}]"
+        );
+        parse(&webhook(&text)).map(|mut config| config.workspaces.remove(0).webhooks.remove(0).certificates.len())
+    };
+    assert_eq!(read(whole), Ok(1));
+    for damaged in
+        [whole.get(..whole.len() / 2).unwrap(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
+    {
+        assert!(read(damaged).unwrap_err()[0].1.contains("PEM"), "{damaged}");
+    }
 }

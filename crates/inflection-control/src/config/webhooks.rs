@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::secrets::{Opener, secrets};
 use crate::document::{At, Table};
 use crate::webhook::{AuthFailure, Field, Guard, KeyForm, Provider, Webhook};
-use crate::{P256_SPKI_PREFIX, Secret};
+use crate::{Certificate, P256_SPKI_PREFIX, Secret};
 
 pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener: &Opener<'_>) -> Option<Webhook> {
     let provider = provider(&table);
@@ -25,10 +25,7 @@ pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener
     let certificates = only(&table, provider, Provider::Ses, "certificates", |table, key| {
         table.contains(key).then(|| self::secrets(table, key, opener))
     });
-    let certificates = certificates.unwrap_or_default();
-    if certificates.iter().any(|one| !one.expose().starts_with("-----BEGIN CERTIFICATE-----")) {
-        table.wrong(table.span(), "certificates must be PEM texts of one certificate each");
-    }
+    let certificates = self::certificates(&table, &certificates.unwrap_or_default());
     let origins = only(&table, provider, Provider::Cloudevents, "allowed_origins", Table::texts).unwrap_or_default();
     let allowed_origins = origins.into_iter().map(|origin| origin.value.to_owned()).collect();
     let signed_url = only(&table, provider, Provider::Mandrill, "signed_url", |table, key| table.text(key));
@@ -60,6 +57,15 @@ pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener
         initial_opens,
         ..Webhook::new(provider?, Secret::new(token?.value)?, secrets)
     })
+}
+
+/// Certificates that are whole: one that could not be read would be missed only when nothing is believed any more.
+fn certificates(table: &Table<'_, '_>, texts: &[Secret]) -> Vec<Certificate> {
+    let certificates: Vec<_> = texts.iter().filter_map(|text| Certificate::from_pem(text.expose())).collect();
+    if certificates.len() < texts.len() {
+        table.wrong(table.span(), "certificates must be PEM texts of one certificate each, with an RSA key");
+    }
+    certificates
 }
 
 /// The topics of SNS that a webhook of SES listens to: without them anybody's topic could send to it.
@@ -119,7 +125,17 @@ fn token<'d>(table: &Table<'d, '_>, tokens: &mut HashSet<String>) -> Option<At<&
 
 /// The `fields` table: our name of a field, and what the sender's custom data calls it.
 fn fields(table: Table<'_, '_>) -> BTreeMap<Field, String> {
-    let named = |field: Field| table.text(field.name()).map(|text| (field, text.value.to_owned()));
+    let mut names = HashSet::new();
+    let named = |field: Field| {
+        let text = table.text(field.name())?;
+        if !names.insert(text.value) {
+            table.wrong(
+                &text.span,
+                format!("{:?} is the name of two fields: only one of them would be found", text.value),
+            );
+        }
+        Some((field, text.value.to_owned()))
+    };
     let fields = Field::ALL.into_iter().filter_map(named).collect();
     table.finish();
     fields
@@ -140,12 +156,14 @@ fn check_secrets(table: &Table<'_, '_>, provider: Provider, secrets: &[Secret], 
                 table.wrong(table.span(), message);
             }
         }
-        Guard::Topics => {}
-        Guard::Credentials => {
-            let least = Webhook::LONE_TOKEN_BYTES_MIN;
-            if let Some(token) = token.filter(|token| secrets.is_empty() && token.value.len() < least) {
+        Guard::Topics if secrets.is_empty() => {}
+        Guard::Topics | Guard::Credentials => {
+            let (least, long) = (Webhook::LONE_TOKEN_BYTES_MIN, Webhook::SECRET_BYTES_MIN);
+            let is_weak = secrets.is_empty() || secrets.iter().any(|secret| secret.expose().len() < long);
+            if let Some(token) = token.filter(|token| is_weak && token.value.len() < least) {
                 let message = format!(
-                    "without secrets the token is all that protects this webhook: it must be at least {least} characters"
+                    "without secrets of at least {long} characters the token is all that protects this webhook: it must \
+                     be at least {least} characters"
                 );
                 table.wrong(&token.span, message);
             }
@@ -156,10 +174,10 @@ fn check_secrets(table: &Table<'_, '_>, provider: Provider, secrets: &[Secret], 
 fn has_form(secret: &Secret, form: KeyForm) -> bool {
     let decoded = || STANDARD.decode(secret.expose().replace(['\n', '\r', ' '], "")).ok();
     match form {
-        KeyForm::Text => true,
+        KeyForm::Text => secret.expose().len() >= Webhook::SECRET_BYTES_MIN,
         KeyForm::Base64 => {
             let key = secret.expose().strip_prefix("whsec_").unwrap_or(secret.expose());
-            STANDARD.decode(key).is_ok_and(|key| !key.is_empty())
+            STANDARD.decode(key).is_ok_and(|key| key.len() >= Webhook::SECRET_BYTES_MIN)
         }
         KeyForm::P256PublicKey => {
             decoded().is_some_and(|der| der.len() == P256_SPKI_PREFIX.len() + 65 && der.starts_with(&P256_SPKI_PREFIX))
@@ -169,8 +187,8 @@ fn has_form(secret: &Secret, form: KeyForm) -> bool {
 
 fn described(form: KeyForm) -> &'static str {
     match form {
-        KeyForm::Text => "a text",
-        KeyForm::Base64 => "base64, as the console shows it after whsec_",
+        KeyForm::Text => "the signing key as the console shows it, at least 16 characters",
+        KeyForm::Base64 => "base64 of at least 16 bytes, as the console shows it after whsec_",
         KeyForm::P256PublicKey => "the verification key as the console shows it, base64 that begins with MFkwEwYHKoZI",
     }
 }

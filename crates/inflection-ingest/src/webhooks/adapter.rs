@@ -2,19 +2,19 @@
 //!
 //! All of it is pure: keys, headers, body and time are arguments. `mod.rs` is the shell around it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
-use bytes::Bytes;
-use inflection_control::{Provider, Webhook};
+use inflection_control::{Certificate, Provider, Webhook};
 use inflection_domain::{Fact, Hash128, Timestamp};
 use reqwest::Url;
 use serde_json::Value as Json;
 
-use super::certificate::Certificate;
 use super::report::Report;
 use super::{
-    brevo, canonical, cloudevents, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, ses, sparkpost,
+    brevo, canonical, cloudevents, elements, mailersend, mailgun, mailjet, mandrill, postmark, resend, sendgrid, ses,
+    sparkpost,
 };
 use crate::answer::{Code, Refusal};
 use crate::fact::{Context, Rejection};
@@ -43,6 +43,11 @@ impl<'a> Delivery<'a> {
         let value = values.next()?.to_str().ok()?;
         values.next().is_none().then_some(value)
     }
+
+    /// The body, if it is text.
+    pub(crate) fn text(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.body).ok()
+    }
 }
 
 /// How far a proof goes.
@@ -50,12 +55,20 @@ impl<'a> Delivery<'a> {
 pub(crate) enum Proof {
     /// It is over the whole request, or there is none beyond the credentials.
     Whole,
-    /// It is over this token alone, which must not vouch for more than one content.
-    Token(Hash128),
+    /// It is over a token alone, which must not vouch for more than one content.
+    Token {
+        /// All that is signed.
+        token: Hash128,
+        /// All that is read.
+        content: Hash128,
+    },
 }
 
 /// Finds where a request's certificate is, if it has one and may be fetched.
 pub(crate) type CertificateOf = fn(&Delivery<'_>) -> Result<Option<Url>, Refusal>;
+
+/// The events of a body, as texts.
+pub(crate) type Events<'d> = Vec<Cow<'d, str>>;
 
 /// A provider, as functions.
 #[derive(Debug)]
@@ -66,8 +79,8 @@ pub(crate) struct Adapter {
     pub(crate) certificate: Option<CertificateOf>,
     /// Whether the request comes from the provider. It parses no more of the body than the signature needs.
     pub(crate) verify: fn(&Delivery<'_>) -> Result<Proof, Refusal>,
-    /// The events of a verified body; `None` when it is none of the provider's.
-    pub(crate) events: fn(&Delivery<'_>) -> Option<Vec<Json>>,
+    /// The events of a verified body, at most [`EVENTS_MAX`]; `None` when it is none of the provider's.
+    pub(crate) events: for<'d> fn(&Delivery<'d>) -> Option<Events<'d>>,
     /// What an event says; several things when it is about several recipients.
     pub(crate) read: fn(&Json, &Delivery<'_>) -> Vec<Reading>,
 }
@@ -128,31 +141,26 @@ impl Adapter {
         }
     }
 
-    /// Reads a verified body. `None` when it cannot be read at all.
-    pub(crate) fn parse(&self, delivery: &Delivery<'_>, context: Context<'_>) -> Option<Parsed> {
-        let events = (self.events)(delivery).filter(|events| events.len() <= EVENTS_MAX)?;
-        let provider = delivery.webhook.provider;
+    /// Reads the events of a verified body, one at a time.
+    pub(crate) fn parse(&self, events: &[Cow<'_, str>], delivery: &Delivery<'_>, context: Context<'_>) -> Parsed {
         let mut parsed = Parsed::default();
-        for event in &events {
-            for reading in (self.read)(event, delivery) {
-                match reading {
-                    Reading::Report(report) => match report.into_fact(provider, context) {
-                        Ok(fact) => parsed.facts.push(fact),
-                        Err(why) => parsed.reject(why, event),
-                    },
-                    Reading::Ignored(name) => *parsed.ignored.entry(name).or_default() += 1,
-                    Reading::Malformed(message) => {
-                        parsed.reject(Rejection::new(Code::MissingField, message), event);
-                    }
-                    Reading::Confirm(url) => parsed.confirm = Some(url),
-                    Reading::Ambiguous => {
-                        let message = "the event is about one of several recipients and does not say which";
-                        parsed.reject(Rejection::new(Code::AmbiguousRecipient, message), event);
-                    }
+        for text in events {
+            let before = parsed.rejected.len();
+            match elements::build(text) {
+                Ok(event) => {
+                    (self.read)(&event, delivery)
+                        .into_iter()
+                        .for_each(|reading| parsed.take(reading, delivery.webhook.provider, context));
                 }
+                Err(why) => parsed.rejected.push(why),
+            }
+            // Once, whatever it says of however many recipients.
+            if parsed.rejected.len() > before {
+                parsed.kept.extend_from_slice(text.as_bytes());
+                parsed.kept.push(b'\n');
             }
         }
-        Some(parsed)
+        parsed
     }
 }
 
@@ -164,41 +172,40 @@ pub(crate) struct Parsed {
     pub(crate) ignored: BTreeMap<&'static str, u64>,
     /// Why events could not become facts.
     pub(crate) rejected: Vec<Rejection>,
-    /// Those events, one a line, for a person to look at.
+    /// Those events, each once and as it came, a line each, for a person to look at.
     pub(crate) kept: Vec<u8>,
     /// What to fetch to confirm a subscription.
     pub(crate) confirm: Option<Url>,
 }
 
 impl Parsed {
-    fn reject(&mut self, why: Rejection, event: &Json) {
-        self.rejected.push(why);
-        self.kept.extend_from_slice(event.to_string().as_bytes());
-        self.kept.push(b'\n');
-    }
-
-    /// The refused events as one text.
-    pub(crate) fn take_kept(&mut self) -> Bytes {
-        std::mem::take(&mut self.kept).into()
-    }
-
-    /// A hash of the ids of all facts: what a token has vouched for.
-    pub(crate) fn content(&self) -> Hash128 {
-        let ids: Vec<&[u8]> = self.facts.iter().map(|fact| fact.body.event_id.as_str().as_bytes()).collect();
-        Hash128::of("webhook content", &ids)
+    fn take(&mut self, reading: Reading, provider: Provider, context: Context<'_>) {
+        match reading {
+            Reading::Report(report) => match report.into_fact(provider, context) {
+                Ok(fact) => self.facts.push(fact),
+                Err(why) => self.rejected.push(why),
+            },
+            Reading::Ignored(name) => *self.ignored.entry(name).or_default() += 1,
+            Reading::Malformed(message) => self.rejected.push(Rejection::new(Code::MissingField, message)),
+            Reading::Confirm(url) => self.confirm = Some(url),
+            Reading::Ambiguous => {
+                let message = "the event is about one of several recipients and does not say which";
+                self.rejected.push(Rejection::new(Code::AmbiguousRecipient, message));
+            }
+        }
     }
 }
 
 /// A body that is an array of events.
-pub(crate) fn array(delivery: &Delivery<'_>) -> Option<Vec<Json>> {
-    serde_json::from_slice(delivery.body).ok()
+pub(crate) fn array<'d>(delivery: &Delivery<'d>) -> Option<Events<'d>> {
+    texts(elements::array(delivery.text()?))
 }
 
 /// A body that is one event, or an array of events.
-pub(crate) fn one_or_many(delivery: &Delivery<'_>) -> Option<Vec<Json>> {
-    match serde_json::from_slice(delivery.body).ok()? {
-        Json::Array(events) => Some(events),
-        event @ Json::Object(_) => Some(vec![event]),
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => None,
-    }
+pub(crate) fn one_or_many<'d>(delivery: &Delivery<'d>) -> Option<Events<'d>> {
+    texts(elements::one_or_many(delivery.text()?))
+}
+
+fn texts(events: Option<Vec<&str>>) -> Option<Events<'_>> {
+    events.map(|events| events.into_iter().map(Cow::Borrowed).collect())
 }

@@ -2,24 +2,27 @@
 //!
 //! Addresses were judged before they come here: https on Amazon's own hosts. Redirects are not followed, answers are bounded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use inflection_control::Certificate;
 use reqwest::Url;
 use reqwest::redirect::Policy;
 use tokio::sync::Semaphore;
-
-use super::certificate::Certificate;
 
 /// How long a fetch may take, from connecting to the last byte: providers wait little longer for our answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Most bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
-/// Fetches under way at once; further ones wait.
+/// Fetches under way at once. Who would have to wait is told to come again: it has not proved anything, and may be anybody.
 const FETCHES_MAX: usize = 4;
+/// An address where no certificate was is not fetched again for so long: a small part of the minute for which SNS tries.
+const FAILED_FOR: Duration = Duration::from_secs(10);
+/// Most addresses of which that is remembered; the oldest leave first.
+const FAILED_MAX: usize = 1024;
 /// A certificate is fetched anew after a day.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Most certificates that are kept.
@@ -40,6 +43,19 @@ pub(crate) enum FetchError {
     /// The answer is no certificate.
     #[error("what amazon answered is no certificate")]
     NoCertificate,
+    /// As many fetches are under way as may be.
+    #[error("too many fetches are under way")]
+    Busy,
+    /// There was no certificate a moment ago.
+    #[error("there was no certificate a moment ago")]
+    FailedBefore,
+}
+
+impl FetchError {
+    /// Whether something was fetched in vain. What was not even tried is no news: anybody can cause it with every request.
+    pub(crate) fn is_news(&self) -> bool {
+        !matches!(self, Self::Busy | Self::FailedBefore)
+    }
 }
 
 type Fetched = Pin<Box<dyn Future<Output = Result<String, FetchError>> + Send>>;
@@ -52,6 +68,8 @@ pub(crate) struct Amazon {
     fetch: Fetch,
     room: Semaphore,
     kept: Mutex<HashMap<String, (Instant, Arc<Certificate>)>>,
+    /// When and where there was none, oldest first.
+    failed: Mutex<VecDeque<(Instant, String)>>,
 }
 
 impl fmt::Debug for Amazon {
@@ -68,7 +86,7 @@ impl Default for Amazon {
 
 impl Amazon {
     fn new(fetch: Fetch) -> Self {
-        Self { fetch, room: Semaphore::new(FETCHES_MAX), kept: Mutex::default() }
+        Self { fetch, room: Semaphore::new(FETCHES_MAX), kept: Mutex::default(), failed: Mutex::default() }
     }
 
     /// The certificate at an address.
@@ -80,13 +98,13 @@ impl Amazon {
         if let Some(certificate) = kept(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(certificate);
         }
-        let _place = self.room.acquire().await;
-        // Whoever had the place before may have fetched the same.
-        if let Some(certificate) = kept(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(certificate);
+        let _place = self.room.try_acquire().map_err(|_none_is_free| FetchError::Busy)?;
+        if self.has_failed(url) {
+            return Err(FetchError::FailedBefore);
         }
-        let text = (self.fetch)(url.clone()).await?;
-        let certificate = Arc::new(Certificate::from_pem(&text).ok_or(FetchError::NoCertificate)?);
+        let fetched = (self.fetch)(url.clone()).await;
+        let certificate = fetched.and_then(|text| Certificate::from_pem(&text).ok_or(FetchError::NoCertificate));
+        let certificate = Arc::new(certificate.inspect_err(|_| self.remember_failure(url))?);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_MAX {
             kept.clear();
@@ -97,8 +115,24 @@ impl Amazon {
 
     /// Confirms a subscription.
     pub(crate) async fn confirm(&self, url: Url) -> Result<(), FetchError> {
-        let _place = self.room.acquire().await;
+        let _place = self.room.try_acquire().map_err(|_none_is_free| FetchError::Busy)?;
         (self.fetch)(url).await.map(drop)
+    }
+
+    fn has_failed(&self, url: &Url) -> bool {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        while failed.front().is_some_and(|(since, _)| since.elapsed() >= FAILED_FOR) {
+            failed.pop_front();
+        }
+        failed.iter().any(|(_, where_to)| where_to == url.as_str())
+    }
+
+    fn remember_failure(&self, url: &Url) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.len() >= FAILED_MAX {
+            failed.pop_front();
+        }
+        failed.push_back((Instant::now(), url.as_str().to_owned()));
     }
 }
 
@@ -161,12 +195,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_certificate_is_not_kept() {
+    async fn what_is_no_certificate_is_not_fetched_again_soon() {
         let (amazon, fetches) = answering("<html>");
-        for _ in 0..2 {
-            assert!(matches!(amazon.certificate(&url(1)).await, Err(FetchError::NoCertificate)));
-        }
-        assert_eq!(fetches.load(Ordering::Relaxed), 2);
+        let error = amazon.certificate(&url(1)).await.unwrap_err();
+        assert!(matches!(error, FetchError::NoCertificate) && error.is_news());
+        let error = amazon.certificate(&url(1)).await.unwrap_err();
+        assert!(matches!(error, FetchError::FailedBefore) && !error.is_news());
+        assert_eq!(fetches.load(Ordering::Relaxed), 1);
         assert!(amazon.confirm(url(1)).await.is_ok());
+        for number in 2..2 * FAILED_MAX {
+            assert!(amazon.certificate(&url(number)).await.is_err());
+            assert!(amazon.failed.lock().unwrap().len() <= FAILED_MAX);
+        }
+        // It is forgotten when it has grown old.
+        let old = Instant::now().checked_sub(FAILED_FOR).unwrap();
+        amazon.failed.lock().unwrap().iter_mut().for_each(|(since, _)| *since = old);
+        let last = amazon.certificate(&url(2 * FAILED_MAX - 1)).await.unwrap_err();
+        assert!(matches!(last, FetchError::NoCertificate));
+        assert_eq!(amazon.failed.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_fetch() {
+        let (amazon, fetches) = answering(CERTIFICATE);
+        let all = amazon.room.try_acquire_many(u32::try_from(FETCHES_MAX).unwrap()).unwrap();
+        let error = amazon.certificate(&url(FETCHES_MAX)).await.unwrap_err();
+        assert!(matches!(error, FetchError::Busy) && !error.is_news());
+        assert!(matches!(amazon.confirm(url(0)).await, Err(FetchError::Busy)));
+        assert_eq!(fetches.load(Ordering::Relaxed), 0);
+        drop(all);
+        assert!(amazon.certificate(&url(FETCHES_MAX)).await.is_ok());
     }
 }

@@ -9,17 +9,16 @@ use serde_json::Value as Json;
 use super::adapter::{Adapter, Delivery, Reading, one_or_many};
 use super::metadata::Metadata;
 use super::report::Report;
-use super::svix::{message_id, verify};
+use super::svix::{lone_message_id, verify};
 use super::values::{at, moment, text, word};
 
 pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], certificate: None, verify, events: one_or_many, read };
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let Some(kind) = word(event, &["type"]).and_then(kind_of) else { return vec![Reading::Ignored("other")] };
-    // One message may carry several events: the message's id alone is no event's, unless it is the only one.
     let own = text(event, &["data", "id"]).or_else(|| text(event, &["id"]));
-    let lone = message_id(delivery).filter(|_| !delivery.body.trim_ascii_start().starts_with(b"["));
-    vec![report(kind, own.or_else(|| lone.map(str::to_owned)), event, delivery)]
+    let id = own.or_else(|| lone_message_id(delivery).map(str::to_owned));
+    vec![report(kind, id, event, delivery)]
 }
 
 /// The kind of a type, in either notation.

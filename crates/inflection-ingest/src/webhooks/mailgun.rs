@@ -8,11 +8,12 @@ use inflection_domain::{BounceClass, FactKind, Hash128, Timestamp};
 use ring::hmac::HMAC_SHA256;
 use serde_json::Value as Json;
 
-use super::adapter::{Adapter, Delivery, Proof, Reading, invalid};
+use super::adapter::{Adapter, Delivery, Events, Proof, Reading, invalid};
+use super::elements;
 use super::metadata::Metadata;
 use super::proof::{hex, is_signed};
 use super::report::{Report, class_of_status, status_in};
-use super::values::{at, moment, text, timestamp, word};
+use super::values::{at, moment, text, word};
 use crate::answer::{Code, Refusal};
 use crate::json::{Fault, Reader, Value};
 
@@ -26,7 +27,11 @@ const IGNORED: [&str; 4] = ["accepted", "rejected", "stored", "failed"];
 
 pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], certificate: None, verify, events, read };
 
-/// What is signed, and the signature: all of it stands in the body.
+/// Digits of a signature's timestamp. With as many as one likes, digits could move between it and the token: what is signed
+/// is the two written together.
+const TIMESTAMP_DIGITS: usize = 10;
+
+/// What is signed, the signature, and the event, which is not signed: all of it stands in the body.
 #[derive(Debug, Default)]
 struct Signature<'b> {
     timestamp: Cow<'b, str>,
@@ -34,9 +39,11 @@ struct Signature<'b> {
     signature: Cow<'b, str>,
     /// Of a sub-account's event: the same under the key of the account above it.
     parent: Cow<'b, str>,
+    event: Option<&'b str>,
 }
 
-/// An HMAC over a timestamp and a token, which the body carries beside the event. The event itself is not covered.
+/// An HMAC over a timestamp and a token, which the body carries beside the event. The event itself is not covered, so all of it
+/// is what the token vouches for.
 fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
     let signature = signature(delivery.body).map_err(|_fault| invalid())?;
     let message = format!("{}{}", signature.timestamp, signature.token);
@@ -46,16 +53,30 @@ fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
     if signature.token.is_empty() || !(genuine(&signature.signature) || genuine(&signature.parent)) {
         return Err(invalid());
     }
-    let signed_at = timestamp(&signature.timestamp).ok_or_else(invalid)?;
-    let age = delivery.now.as_ms() - signed_at.as_ms();
+    let age = delivery.now.as_ms() - signature.signed_at().ok_or_else(invalid)?.as_ms();
     if !(-AHEAD_MAX_MS..=AGE_MAX_MS).contains(&age) {
         return Err(Refusal::new(Code::SignatureStale, "the signature is older than 12 hours, or ahead of our clock"));
     }
     let webhook = delivery.webhook.token.expose().as_bytes();
-    Ok(Proof::Token(Hash128::of("mailgun token", &[webhook, signature.token.as_bytes()])))
+    let token = Hash128::of("mailgun token", &[webhook, message.as_bytes()]);
+    let content = signature.event.map_or_else(
+        || delivery.body.to_vec(),
+        // However it is written the next time.
+        |text| elements::build(text).map_or_else(|_| text.to_owned(), |event| event.to_string()).into_bytes(),
+    );
+    Ok(Proof::Token { token, content: Hash128::of("mailgun content", &[&content]) })
 }
 
-/// The signature of a body; nothing else of it is built.
+impl Signature<'_> {
+    fn signed_at(&self) -> Option<Timestamp> {
+        let is_plain =
+            self.timestamp.len() == TIMESTAMP_DIGITS && self.timestamp.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds: i64 = self.timestamp.parse().ok().filter(|_| is_plain)?;
+        Some(Timestamp::from_ms(seconds * 1000))
+    }
+}
+
+/// The signature of a body, and where its event is; nothing else of it is built.
 fn signature(body: &[u8]) -> Result<Signature<'_>, Fault> {
     let (mut reader, mut signature, mut found) = (Reader::new(body)?, Signature::default(), false);
     reader.object(|key, reader| {
@@ -75,15 +96,22 @@ fn signature(body: &[u8]) -> Result<Signature<'_>, Fault> {
                 Ok(())
             });
         }
-        reader.value(2).map(drop)
+        let is_event = key == "event-data";
+        reader.peek();
+        let start = reader.position();
+        reader.value(2)?;
+        if is_event && signature.event.replace(reader.since(start)).is_some() {
+            return Err(Fault::DuplicateKey);
+        }
+        Ok(())
     })?;
     reader.end()?;
     Ok(signature)
 }
 
-fn events(delivery: &Delivery<'_>) -> Option<Vec<Json>> {
-    let mut body: Json = serde_json::from_slice(delivery.body).ok()?;
-    Some(vec![body.get_mut("event-data").map(Json::take).filter(Json::is_object)?])
+fn events<'d>(delivery: &Delivery<'d>) -> Option<Events<'d>> {
+    let event = signature(delivery.body).ok()?.event.and_then(elements::object)?;
+    Some(vec![Cow::Borrowed(event)])
 }
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
@@ -176,10 +204,10 @@ mod tests {
     fn timestamp_and_token_are_signed() {
         let now = "1795420860";
         let good = body("1795420800", TOKEN, TAG);
-        assert!(matches!(check(&[KEY], &good, now), Ok(Proof::Token(_))));
-        assert!(matches!(check(&["another", KEY], &good, now), Ok(Proof::Token(_))), "rotation");
+        assert!(check(&[KEY], &good, now).is_ok());
+        assert!(check(&["another", KEY], &good, now).is_ok(), "rotation");
         let of_parent = good.replace(r#""signature":""#, r#""signature":"00","parent-signature":""#);
-        assert!(matches!(check(&[KEY], &of_parent, now), Ok(Proof::Token(_))), "sub-account");
+        assert!(check(&[KEY], &of_parent, now).is_ok(), "sub-account");
         for (part, text) in [("timestamp", "1795420800"), ("token", TOKEN), ("signature", TAG)] {
             for at in 0..text.len() * 8 {
                 let mut changed = text.as_bytes().to_vec();
@@ -214,12 +242,66 @@ mod tests {
     }
 
     #[test]
+    fn a_token_vouches_for_the_whole_event() {
+        let good = body("1795420800", TOKEN, TAG);
+        let content = |body: &str| match check(&[KEY], body, "1795420860") {
+            Ok(Proof::Token { token, content }) => (token, content),
+            other => panic!("{body}: {other:?}"),
+        };
+        let as_written_otherwise = good.replace(r#""event":"opened","id":"x""#, r#""id": "x", "event": "opened""#);
+        assert_eq!(content(&good), content(&as_written_otherwise));
+        for (part, other) in [
+            ("ann@corp.example", "bob@corp.example"),
+            ("opened", "clicked"),
+            ("1795420800.5", "1795420800.6"),
+            (r#""id":"x""#, r#""id":"y""#),
+            (r#""id":"x""#, r#""id":"x","user-variables":{"person_id":"p"}"#),
+        ] {
+            let changed = content(&good.replace(part, other));
+            assert_eq!(changed.0, content(&good).0);
+            assert_ne!(changed.1, content(&good).1, "{other}");
+        }
+        let [one, other] = ["[1]", "[2]"]
+            .map(|event| content(&good.replace("\"event-data\":{", &format!("\"event-data\":{event},\"x\":{{"))));
+        assert_ne!(one.1, other.1, "what cannot be read is vouched for too");
+        let [one, other] =
+            ["1", "2"].map(|more| content(&good.replace("\"event-data\"", &format!("\"x\":{more},\"event-dat\""))));
+        assert_ne!(one.1, other.1, "without an event, all of the body");
+        let twice = good.replace("\"event-data\"", "\"event-data\":{},\"event-data\"");
+        assert!(check(&[KEY], &twice, "1795420860").is_err());
+    }
+
+    #[test]
+    fn no_digit_moves_between_timestamp_and_token() {
+        // What is signed stays the same, and the moment would too: milliseconds, or a fraction.
+        let whole = format!("1795420800{TOKEN}");
+        let is_taken = |at: usize| {
+            let (timestamp, token) = whole.split_at(at);
+            check(&[KEY], &body(timestamp, token, TAG), "1795420860").is_ok()
+        };
+        assert!(is_taken(10));
+        assert!((0..10).chain(11..whole.len()).all(|at| !is_taken(at)));
+        // A token of digits: what is left of it is a token still, and ten digits and three are milliseconds.
+        let token = "123456789";
+        let tag = ring::hmac::sign(
+            &ring::hmac::Key::new(HMAC_SHA256, KEY.as_bytes()),
+            format!("1795420800{token}").as_bytes(),
+        );
+        let tag: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(check(&[KEY], &body("1795420800", token, &tag), "1795420860").is_ok());
+        assert!(check(&[KEY], &body("1795420800123", "456789", &tag), "1795420860").is_err());
+    }
+
+    #[test]
     fn an_event_keeps_its_id_under_another_token() {
         let hook = webhook(Mailgun, &[KEY]);
-        let read = |body: &str| parsed(&hook, &[], body.as_bytes()).unwrap();
+        let ids = |body: &str| {
+            let facts = parsed(&hook, &[], body.as_bytes()).unwrap().facts;
+            facts.iter().map(|fact| fact.body.event_id.as_str().to_owned()).collect::<Vec<_>>()
+        };
         let (one, other) = (body("1795420800", TOKEN, TAG), body("1795420801", "another", "00"));
-        assert_eq!(read(&one).content(), read(&other).content());
-        assert_ne!(read(&one).content(), read(&one.replace(r#""id":"x""#, r#""id":"y""#)).content());
+        assert_eq!(ids(&one), ids(&other));
+        assert_ne!(ids(&one), ids(&one.replace(r#""id":"x""#, r#""id":"y""#)));
         assert!(parsed(&hook, &[], b"{}").is_none() && parsed(&hook, &[], b"[]").is_none());
     }
 }

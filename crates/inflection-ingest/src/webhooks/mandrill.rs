@@ -2,6 +2,7 @@
 //!
 //! Sources: mailchimp.com/developer/transactional, webhooks and authenticating webhook requests.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -11,7 +12,8 @@ use inflection_domain::{BounceClass, FactKind};
 use ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY;
 use serde_json::Value as Json;
 
-use super::adapter::{Adapter, Delivery, Proof, Reading, invalid};
+use super::adapter::{Adapter, Delivery, Events, Proof, Reading, invalid};
+use super::elements;
 use super::metadata::Metadata;
 use super::proof::is_signed;
 use super::report::{Report, class_of_status, status_in};
@@ -74,8 +76,9 @@ fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn events(delivery: &Delivery<'_>) -> Option<Vec<Json>> {
-    serde_json::from_slice(form(delivery.body)?.get(EVENTS)?).ok()
+fn events<'d>(delivery: &Delivery<'d>) -> Option<Events<'d>> {
+    let text = String::from_utf8(form(delivery.body)?.remove(EVENTS)?).ok()?;
+    Some(elements::array(&text)?.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
 }
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {

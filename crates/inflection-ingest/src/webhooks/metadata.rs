@@ -20,7 +20,7 @@ enum Rank {
 
 /// The fields of ours that were found so far. Names count in any case, with `-` for `_`, and best behind `inflection_` or
 /// `x-inflection-`; a field that the configuration names otherwise counts under that name only.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Metadata {
     renamed: BTreeMap<String, Field>,
     found: BTreeMap<Field, (Rank, String)>,

@@ -11,8 +11,8 @@ mod adapter;
 mod amazon;
 mod brevo;
 mod canonical;
-mod certificate;
 mod cloudevents;
+mod elements;
 mod mailersend;
 mod mailgun;
 mod mailjet;
@@ -29,6 +29,7 @@ mod sparkpost;
 mod svix;
 #[cfg(test)]
 mod testing;
+mod unparsed;
 mod values;
 
 use std::collections::HashMap;
@@ -36,27 +37,26 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, EXPECT, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
-use inflection_bus::Log;
-use inflection_control::{AuthFailure, Provider, Webhook, Workspace};
+use inflection_bus::AppendError;
+use inflection_control::{AuthFailure, Certificate, Provider, Webhook, Workspace};
 use inflection_domain::{Timestamp, WorkspaceId};
 use ring::digest::{SHA256, digest};
 
-use self::adapter::{Adapter, Delivery, Parsed, Proof, adapter, invalid};
+use self::adapter::{Adapter, Delivery, Events, Parsed, Proof, adapter, invalid};
 pub(crate) use self::amazon::Amazon;
-use self::certificate::Certificate;
 pub(crate) use self::once::Tokens;
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
 use crate::service::Service;
-use crate::writer::now;
+use crate::writer::{InHand, now};
 use crate::{body, request};
 
 /// Most bytes of a provider's request (SendGrid flushes at 768 KB).
 const BODY_BYTES_MAX: usize = 5 * 1024 * 1024;
-/// Bytes of one message of an unreadable request that is kept for a person to look at.
-const UNPARSED_PIECE_BYTES: usize = 512 * 1024;
+/// Bytes that one event takes in memory when it has become a fact, about: they are reserved like the bytes of a body.
+const FACT_BYTES: usize = 1024;
 /// Seconds after which a provider may try again.
 const RETRY_SECONDS: u64 = 5;
 
@@ -84,8 +84,6 @@ impl SignatureClock {
 struct Hook {
     workspace: WorkspaceId,
     webhook: Webhook,
-    /// Certificates that the configuration gives; with any, none are fetched.
-    certificates: Vec<Certificate>,
     adapter: &'static Adapter,
 }
 
@@ -98,16 +96,8 @@ impl Webhooks {
         let hooks =
             workspaces.iter().flat_map(|workspace| workspace.webhooks.iter().map(move |hook| (workspace, hook)));
         let entry = |(workspace, webhook): (&Workspace, &Webhook)| {
-            let hook = Hook {
-                workspace: workspace.id.clone(),
-                webhook: webhook.clone(),
-                certificates: webhook
-                    .certificates
-                    .iter()
-                    .filter_map(|one| Certificate::from_pem(one.expose()))
-                    .collect(),
-                adapter: adapter(webhook.provider),
-            };
+            let hook =
+                Hook { workspace: workspace.id.clone(), webhook: webhook.clone(), adapter: adapter(webhook.provider) };
             ((webhook.provider, hash(webhook.token.expose())), hook)
         };
         Self(hooks.map(entry).collect())
@@ -125,9 +115,10 @@ fn hash(token: &str) -> [u8; 32] {
 }
 
 impl Hook {
-    /// What is answered to a request whose proof is wrong.
-    fn doubt(&self, refusal: Refusal) -> Refusal {
-        let deferred = self.webhook.on_auth_failure == AuthFailure::Defer;
+    /// What is answered to a request whose proof is wrong. Who sends credentials only after having been asked for them is
+    /// asked: coming again unasked would not help.
+    fn doubt(&self, refusal: Refusal, headers: &HeaderMap) -> Refusal {
+        let deferred = self.webhook.on_auth_failure == AuthFailure::Defer && !proof::must_ask(&self.webhook, headers);
         let wrong = refusal.code.status() == StatusCode::UNAUTHORIZED;
         if wrong && deferred { Refusal { retry_after: Some(RETRY_SECONDS), ..refusal } } else { refusal }
     }
@@ -194,43 +185,76 @@ impl Service {
         let Some(hook) = senders.webhooks.find(provider, token) else {
             return Err(claimed.err().unwrap_or_else(invalid));
         };
-        claimed.map_err(|refusal| hook.doubt(refusal))?;
-        let in_hand = self.reserve_webhook(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
         let headers = request.headers().clone();
+        claimed.map_err(|refusal| hook.doubt(refusal, &headers))?;
+        let in_hand = self.reserve_webhook(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
         let body = self.read(request.into_body(), BODY_BYTES_MAX, gzip).await?;
         let mut delivery = Delivery {
             webhook: &hook.webhook,
             headers: &headers,
             body: &body,
             now: self.signature_clock.now(),
-            certificates: &hook.certificates,
+            certificates: &hook.webhook.certificates,
         };
-        let fetched = self.certificate(hook, &delivery).await.map_err(|refusal| hook.doubt(refusal))?;
+        let fetched = self.certificate(hook, &delivery).await.map_err(|refusal| hook.doubt(refusal, &headers))?;
         if let Some(certificate) = &fetched {
             delivery.certificates = std::slice::from_ref(certificate);
         }
-        let proof = (hook.adapter.verify)(&delivery).map_err(|refusal| hook.doubt(refusal))?;
-        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), clamp_time: true };
-        let Some(mut parsed) = hook.adapter.parse(&delivery, context) else {
-            tracing::error!(workspace = %hook.workspace, %provider, bytes = body.len(),
-                "a genuine webhook request cannot be read; it is kept in the dead letters");
-            return self.keep_unparsed(hook, &body).await;
-        };
-        if let Proof::Token(token) = proof
-            && !self.tokens.admit(token, parsed.content())
+        let proof = (hook.adapter.verify)(&delivery).map_err(|refusal| hook.doubt(refusal, &headers))?;
+        if let Proof::Token { token, content } = proof
+            && !self.tokens.admit(token, content)
         {
-            return Err(hook.doubt(invalid()));
+            return Err(hook.doubt(invalid(), &headers));
         }
+        match (hook.adapter.events)(&delivery) {
+            Some(events) => self.take_events(hook, &delivery, &events, in_hand).await,
+            None => self.take_unreadable(hook, &body).await,
+        }
+    }
+
+    /// Stores what can become facts, and keeps what cannot.
+    async fn take_events(
+        &self,
+        hook: &Hook,
+        delivery: &Delivery<'_>,
+        events: &Events<'_>,
+        in_hand: InHand,
+    ) -> Result<(), Refusal> {
+        let _facts_in_hand = self.reserve_webhook(events.len() * FACT_BYTES)?;
+        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), clamp_time: true };
+        let mut parsed = hook.adapter.parse(events, delivery, context);
         if let Some(url) = parsed.confirm.take() {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
             tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
         }
-        self.keep_rejected(hook, &mut parsed).await?;
         self.store(&parsed.facts, in_hand).await?;
+        self.keep_rejected(hook, &mut parsed).await;
         for (name, count) in &parsed.ignored {
-            self.metrics.unmapped.with(&[("provider", provider.name()), ("type", name)]).add(*count);
+            self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);
         }
         self.metrics.accepted.with(&[("workspace", hook.workspace.as_str())]).add(parsed.facts.len() as u64);
+        Ok(())
+    }
+
+    /// Takes and keeps a genuine request that cannot be read, as sending it again would not help; an empty one is a probe.
+    async fn take_unreadable(&self, hook: &Hook, body: &Bytes) -> Result<(), Refusal> {
+        let provider = hook.webhook.provider;
+        if body.trim_ascii().is_empty() {
+            self.metrics.unmapped.with(&[("provider", provider.name()), ("type", "empty")]).add(1);
+            return Ok(());
+        }
+        match unparsed::keep(&self.bus, &hook.workspace, provider, body).await {
+            Ok(()) => {}
+            Err(AppendError::Unavailable(_)) => {
+                let message = "the request cannot be stored now";
+                return Err(Refusal::later(Code::StorageUnavailable, message, RETRY_SECONDS));
+            }
+            Err(error) => self.cannot_keep(hook, &error),
+        }
+        self.rejected.add(&hook.workspace, 1);
+        self.metrics.rejected.with(&[("code", Code::BadJson.name())]).add(1);
+        tracing::error!(workspace = %hook.workspace, %provider, bytes = body.len(),
+            "a genuine webhook request cannot be read; it goes to the log unparsed.<workspace>.<provider>");
         Ok(())
     }
 
@@ -243,32 +267,27 @@ impl Service {
         self.amazon.certificate(&url).await.map(Some).map_err(|error| unreachable(&error))
     }
 
-    /// Counts what could not become a fact, and keeps it.
-    async fn keep_rejected(&self, hook: &Hook, parsed: &mut Parsed) -> Result<(), Refusal> {
-        if parsed.rejected.is_empty() {
-            return Ok(());
+    /// Counts what could not become a fact, and keeps it. The facts beside it are stored by now, and shall not come again
+    /// because of it.
+    async fn keep_rejected(&self, hook: &Hook, parsed: &mut Parsed) {
+        let Some(first) = parsed.rejected.first() else { return };
+        let kept = std::mem::take(&mut parsed.kept).into();
+        if let Err(error) = unparsed::keep(&self.bus, &hook.workspace, hook.webhook.provider, &kept).await {
+            self.cannot_keep(hook, &error);
         }
-        self.keep_unparsed(hook, &parsed.take_kept()).await?;
         self.rejected.add(&hook.workspace, parsed.rejected.len());
         for why in &parsed.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
         }
-        let (events, code) = (parsed.rejected.len(), parsed.rejected.first().map_or("", |why| why.code.name()));
+        let (events, code) = (parsed.rejected.len(), first.code.name());
         tracing::warn!(workspace = %hook.workspace, provider = %hook.webhook.provider, events, code,
-            "events of a webhook cannot be taken; they are kept in the dead letters");
-        Ok(())
+            "events of a webhook cannot be taken; they go to the log unparsed.<workspace>.<provider>");
     }
 
-    /// Sending it again would not help, so it is taken and kept as it came, in pieces that fit into messages.
-    async fn keep_unparsed(&self, hook: &Hook, body: &Bytes) -> Result<(), Refusal> {
-        let later = || Refusal::later(Code::StorageUnavailable, "the request cannot be stored now", RETRY_SECONDS);
-        let name = format!("unparsed.{}.{}", hook.workspace, hook.webhook.provider);
-        let log = Log::new(&name).map_err(|_invalid| later())?;
-        for start in (0..body.len()).step_by(UNPARSED_PIECE_BYTES) {
-            let piece = body.slice(start..body.len().min(start + UNPARSED_PIECE_BYTES));
-            self.bus.append(&log, None, piece).await.map_err(|_unavailable| later())?;
-        }
-        Ok(())
+    fn cannot_keep(&self, hook: &Hook, error: &AppendError) {
+        let provider = hook.webhook.provider;
+        self.metrics.unkept.with(&[("provider", provider.name())]).add(1);
+        tracing::warn!(workspace = %hook.workspace, %provider, %error, "what a webhook refuses could not be kept");
     }
 }
 
@@ -276,7 +295,11 @@ impl Service {
 fn unreachable(error: &amazon::FetchError) -> Refusal {
     use std::error::Error as _;
     let cause = error.source().map(ToString::to_string);
-    tracing::warn!(%error, cause, "a webhook of SNS needs what cannot be fetched");
+    if error.is_news() {
+        tracing::warn!(%error, cause, "a webhook of SNS needs what cannot be fetched");
+    } else {
+        tracing::debug!(%error, "a webhook of SNS needs what is not fetched now");
+    }
     Refusal::later(Code::UpstreamUnavailable, "what this request needs cannot be fetched now", RETRY_SECONDS)
 }
 
@@ -294,3 +317,6 @@ pub(crate) fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,16 @@
 //! Proofs that several providers share. All comparisons take the same time wherever two texts differ.
 
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use inflection_control::Secret;
+use inflection_control::{Guard, Secret, Webhook};
 use ring::digest::{SHA256, digest};
 use ring::hmac;
 use subtle::ConstantTimeEq as _;
 
 use super::adapter::{Delivery, Proof, invalid};
+use super::ses;
 use crate::answer::Refusal;
 
 /// A header of ours for providers that can send one but no `Authorization`.
@@ -53,6 +55,19 @@ pub(crate) fn credentials(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
     if matches > 0 { Ok(Proof::Whole) } else { Err(invalid()) }
 }
 
+/// Whether the request may be one of a sender that shows its credentials only when it is asked for them.
+pub(crate) fn must_ask(webhook: &Webhook, headers: &HeaderMap) -> bool {
+    let by_credentials = match webhook.provider.guard() {
+        Guard::Signed(_) => false,
+        Guard::Topics => headers.contains_key(ses::RAW),
+        Guard::Credentials => true,
+    };
+    by_credentials
+        && !webhook.secrets.is_empty()
+        && !headers.contains_key(AUTHORIZATION)
+        && !headers.contains_key(SECRET_HEADER)
+}
+
 fn presented(delivery: &Delivery<'_>) -> Option<Vec<u8>> {
     if let Some(secret) = delivery.header(SECRET_HEADER) {
         return Some(secret.as_bytes().to_vec());
@@ -73,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::answer::Code;
-    use crate::webhooks::testing::{NOW, at, verified, webhook};
+    use crate::webhooks::testing::{NOW, at, headers, verified, webhook};
 
     #[test]
     fn credentials_come_in_three_forms() {
@@ -101,6 +116,19 @@ mod tests {
             assert_eq!(check(pairs), Err(Code::SignatureInvalid), "{pairs:?}");
         }
         assert_eq!(verified(&webhook(Provider::Postmark, &[]), &[], b"{}", at(NOW)), Ok(Proof::Whole));
+    }
+
+    #[test]
+    fn senders_of_credentials_are_asked_for_them() {
+        use Provider::{Mailgun, Postmark, Ses};
+        let asked = |provider, secrets: &[&str], pairs: &[(&'static str, &str)]| {
+            must_ask(&webhook(provider, secrets), &headers(pairs))
+        };
+        assert!(asked(Postmark, &["user:password"], &[]) && asked(Ses, &["user:password"], &[(ses::RAW, "true")]));
+        // They were, or there is nothing to ask for.
+        assert!(!asked(Postmark, &["user:password"], &[("authorization", "Basic !")]));
+        assert!(!asked(Postmark, &["user:password"], &[("x-webhook-secret", "")]));
+        assert!(!asked(Postmark, &[], &[]) && !asked(Ses, &["user:password"], &[]) && !asked(Mailgun, &["key"], &[]));
     }
 
     #[test]

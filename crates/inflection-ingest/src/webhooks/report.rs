@@ -1,5 +1,7 @@
 //! What a provider reports of one mail, on its way to a fact.
 
+use std::cell::Cell;
+
 use inflection_control::{Field, Provider};
 use inflection_domain::{BounceClass, EventId, Fact, FactKind, Hash128, Timestamp};
 
@@ -53,38 +55,40 @@ impl Report {
     /// Checks it like any sender's event.
     pub(crate) fn into_fact(mut self, provider: Provider, context: Context<'_>) -> Result<Fact<'static>, Rejection> {
         let id = self.event_id(provider);
-        let text = |value: Option<String>| value.filter(|text| !text.is_empty()).and_then(Input::text);
+        // As long as all of it together: a call made from it must fit.
+        let bytes = Cell::new(id.len());
+        let text = |value: Option<String>| {
+            let value = value.filter(|text| !text.is_empty())?;
+            bytes.set(bytes.get() + value.len());
+            Input::text(value)
+        };
         let mut own = |field: Field| text(self.metadata.take(field));
-        check(
-            Input {
-                kind: Input::text(self.kind.name()),
-                id: Input::text(id),
-                timestamp: Input::text(self.at.unwrap_or(context.now).to_string()),
-                person_id: own(Field::PersonId),
-                user_id: own(Field::UserId),
-                email: text(self.email),
-                group_id: own(Field::GroupId),
-                email_id: own(Field::EmailId),
-                email_subject: own(Field::EmailSubject),
-                campaign_id: own(Field::CampaignId),
-                campaign_run_id: own(Field::CampaignRunId),
-                campaign_name: own(Field::CampaignName),
-                link_id: own(Field::LinkId),
-                email_link_url: text(self.url),
-                bounce_class: (self.kind == FactKind::EmailBounced)
-                    .then(|| self.bounce_class.name())
-                    .and_then(Input::text),
-                bounce_reason: text(self.bounce_reason.map(cut)).filter(|_| self.kind == FactKind::EmailBounced),
-                unsubscribe_scope: text(self.unsubscribe_scope),
-                is_machine: self.is_machine.map(Value::Bool),
-                user_agent: text(self.user_agent.map(cut)),
-                ip: text(self.ip),
-                provider: Input::text(provider.name()),
-                provider_message_id: text(self.message_id),
-                ..Input::default()
-            },
-            context,
-        )
+        let input = Input {
+            kind: Input::text(self.kind.name()),
+            id: Input::text(id),
+            timestamp: Input::text(self.at.unwrap_or(context.now).to_string()),
+            person_id: own(Field::PersonId),
+            user_id: own(Field::UserId),
+            email: text(self.email),
+            group_id: own(Field::GroupId),
+            email_id: own(Field::EmailId),
+            email_subject: own(Field::EmailSubject),
+            campaign_id: own(Field::CampaignId),
+            campaign_run_id: own(Field::CampaignRunId),
+            campaign_name: own(Field::CampaignName),
+            link_id: own(Field::LinkId),
+            email_link_url: text(self.url),
+            bounce_class: (self.kind == FactKind::EmailBounced).then(|| self.bounce_class.name()).and_then(Input::text),
+            bounce_reason: text(self.bounce_reason.map(cut)).filter(|_| self.kind == FactKind::EmailBounced),
+            unsubscribe_scope: text(self.unsubscribe_scope),
+            is_machine: self.is_machine.map(Value::Bool),
+            user_agent: text(self.user_agent.map(cut)),
+            ip: text(self.ip),
+            provider: Input::text(provider.name()),
+            provider_message_id: text(self.message_id),
+            ..Input::default()
+        };
+        check(Input { bytes: bytes.get(), ..input }, context)
     }
 
     /// The provider's own id of the event; without one, a hash of its content. Two events that are equal in kind, mail,
@@ -142,7 +146,45 @@ pub(crate) fn status_in(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use inflection_domain::{InstallationKey, WorkspaceId};
+
     use super::*;
+    use crate::answer::Code;
+    use crate::webhooks::testing::{NOW, at, webhook};
+
+    fn fact(report: Report) -> Result<Fact<'static>, Code> {
+        let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
+        let context = Context { workspace: &workspace, key: &key, now: at(NOW), clamp_time: true };
+        report.into_fact(Provider::Svix, context).map_err(|why| why.code)
+    }
+
+    #[test]
+    fn a_call_made_from_it_must_fit() {
+        let of = |bytes: usize| {
+            let mut metadata = Metadata::of(&webhook(Provider::Svix, &[]));
+            metadata.add("person_id", &"p".into());
+            for field in [Field::EmailId, Field::EmailSubject, Field::CampaignId, Field::CampaignName] {
+                // Each takes six bytes in a call.
+                metadata.add(field.name(), &"\"".repeat(bytes).into());
+            }
+            fact(Report::new(FactKind::EmailOpened, metadata))
+        };
+        assert!(of(1024).is_ok());
+        assert_eq!(of(8 * 1024).err(), Some(Code::EventTooLarge));
+    }
+
+    #[test]
+    fn an_event_whose_time_cannot_be_read_keeps_its_id() {
+        let id_at = |now: &str| {
+            let mut metadata = Metadata::of(&webhook(Provider::Svix, &[]));
+            metadata.add("person_id", &"p".into());
+            let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
+            let context = Context { workspace: &workspace, key: &key, now: at(now), clamp_time: true };
+            let report = Report { at: None, ..Report::new(FactKind::EmailOpened, metadata) };
+            report.into_fact(Provider::Svix, context).unwrap().body.event_id
+        };
+        assert_eq!(id_at(NOW), id_at("2026-11-23T11:00:00Z"));
+    }
 
     #[test]
     fn status_codes_are_found_and_classed() {

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::adapter::{Adapter, Delivery, Reading, one_or_many};
 use super::metadata::Metadata;
 use super::report::Report;
-use super::svix::{message_id, verify};
+use super::svix::{lone_message_id, verify};
 use super::values::{at, moment, text, word};
 
 /// Types that are none of our events.
@@ -48,7 +48,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         return vec![Reading::Ambiguous];
     }
     vec![Reading::Report(Box::new(Report {
-        id: message_id(delivery).map(str::to_owned),
+        id: lone_message_id(delivery).map(str::to_owned),
         // Of a click the event's own moment, else when the event was made.
         at: moment(event, &["data", "click", "timestamp"]).or_else(|| moment(event, &["created_at"])),
         email: recipients.first().map(|to| (*to).to_owned()),
@@ -112,11 +112,24 @@ mod tests {
     use inflection_control::Provider::Resend;
 
     use super::*;
-    use crate::webhooks::testing::check_day;
+    use crate::webhooks::testing::{check_day, parsed, webhook};
 
     #[test]
     fn a_day_of_events() {
         check_day(Resend);
+    }
+
+    #[test]
+    fn several_events_of_one_message_are_several() {
+        let event = |to: &str| {
+            format!(
+                r#"{{"type":"email.delivered","created_at":"2026-11-23T08:00:00Z","data":{{"to":["{to}@corp.example"]}}}}"#
+            )
+        };
+        let read = |body: &str| parsed(&webhook(Resend, &[]), &[("svix-id", "msg_1")], body.as_bytes()).unwrap().facts;
+        let two = read(&format!("[{},{}]", event("ann"), event("bob")));
+        assert_ne!(two[0].body.event_id, two[1].body.event_id);
+        assert_eq!(read(&event("ann"))[0].body.event_id.as_str(), "resend:msg_1");
     }
 
     #[test]

@@ -30,6 +30,10 @@ fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
     let (Some(signature), Some(timestamp)) = (delivery.header(SIGNATURE), delivery.header(TIMESTAMP)) else {
         return Err(invalid());
     };
+    // Timestamp and body are signed as one text: a byte of one must not pass for one of the other.
+    if timestamp.is_empty() || !timestamp.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(invalid());
+    }
     let signature = STANDARD.decode(signature).map_err(|_not_base64| invalid())?;
     let signed = [timestamp.as_bytes(), delivery.body].concat();
     let valid = |key: &Secret| {
@@ -75,7 +79,8 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         url: text(event, &["url"]),
         user_agent: text(event, &["useragent"]),
         ip: text(event, &["ip"]),
-        is_machine: event.get("sg_machine_open").and_then(Json::as_bool),
+        // What it does not take for a machine may be one that it does not know: our own judgement stands then.
+        is_machine: (event.get("sg_machine_open").and_then(Json::as_bool) == Some(true)).then_some(true),
         bounce_class: bounce_class(event),
         bounce_reason: text(event, &["reason"]),
         unsubscribe_scope: scope,

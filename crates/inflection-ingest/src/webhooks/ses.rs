@@ -4,16 +4,18 @@
 //! messages. A signature of SNS proves only that somebody's topic sent the message: the topic must be one of the webhook's.
 
 use std::borrow::Cow;
+use std::iter::Take;
+use std::slice::Iter;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use inflection_control::Webhook;
+use inflection_control::{Certificate, Digest, Field, Webhook};
 use inflection_domain::{BounceClass, FactKind};
 use reqwest::Url;
 use serde_json::Value as Json;
 
-use super::adapter::{Adapter, Delivery, Proof, Reading, invalid};
-use super::certificate::{Certificate, Digest};
+use super::adapter::{Adapter, Delivery, Events, Proof, Reading, invalid};
+use super::elements;
 use super::metadata::Metadata;
 use super::proof::credentials;
 use super::report::Report;
@@ -24,7 +26,19 @@ use crate::json::{Fault, Keys, Reader, Value};
 
 const TYPE: &str = "x-amz-sns-message-type";
 const MESSAGE_ID: &str = "x-amz-sns-message-id";
-const RAW: &str = "x-amz-sns-rawdelivery";
+/// Of what is delivered as it was published, without an envelope and so without a signature.
+pub(crate) const RAW: &str = "x-amz-sns-rawdelivery";
+
+/// Most members of a message of SNS; it has some ten.
+const MEMBERS_MAX: usize = 64;
+/// Most recipients of one mail: SES takes no more.
+const RECIPIENTS_MAX: usize = 50;
+/// Most topics of a contact list: SES has no more.
+const TOPICS_MAX: usize = 20;
+/// Most hexadecimal digits in the name of a certificate; they are 32.
+const CERTIFICATE_DIGITS_MAX: usize = 64;
+/// How the text begins by which SES says that a destination works.
+const DESTINATION_WORKS: &str = "Successfully validated SNS topic";
 
 /// Types that are none of our events.
 const IGNORED: [&str; 8] = [
@@ -47,8 +61,9 @@ struct Envelope<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
 impl<'b> Envelope<'b> {
     fn read(body: &'b [u8]) -> Result<Self, Fault> {
         let (mut reader, mut members) = (Reader::new(body)?, Vec::new());
-        let mut keys = Keys::default();
+        let (mut keys, mut left) = (Keys::default(), MEMBERS_MAX);
         reader.object(|key, reader| {
+            left = left.checked_sub(1).ok_or(Fault::Syntax)?;
             keys.insert(key.clone())?;
             // A null subject is as good as none.
             if let Value::Text(value) = reader.value(2)? {
@@ -64,11 +79,11 @@ impl<'b> Envelope<'b> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
-    /// The address of the certificate, which Lambda spells otherwise.
+    /// The address of the certificate, which Lambda spells otherwise: in the topic's own region.
     fn certificate_url(&self) -> Result<Url, Refusal> {
         let text = self.get("SigningCertURL").or_else(|| self.get("SigningCertUrl"));
-        let url = text.and_then(|text| Url::parse(text).ok()).filter(is_certificate_url);
-        url.ok_or_else(invalid)
+        let url = text.and_then(|text| Url::parse(text).ok());
+        url.filter(|url| is_certificate_url(url, self.get("TopicArn").unwrap_or_default())).ok_or_else(invalid)
     }
 
     /// What SNS signs: names and values of these members, as far as they are there, a line each.
@@ -139,24 +154,31 @@ fn is_ours(webhook: &Webhook, topic: Option<&str>) -> bool {
     topic.is_some_and(|topic| webhook.topic_arns.iter().any(|known| known == topic))
 }
 
-/// `https://sns.<region>.amazonaws.com/SimpleNotificationService-<hexadecimal digits>.pem`, and nothing that looks like it.
-pub(crate) fn is_certificate_url(url: &Url) -> bool {
+/// `https://sns.<region>.amazonaws.com/SimpleNotificationService-<hexadecimal digits>.pem` in the topic's region, and nothing
+/// that looks like it.
+fn is_certificate_url(url: &Url, topic: &str) -> bool {
     let digits = url.path().strip_prefix("/SimpleNotificationService-").and_then(|rest| rest.strip_suffix(".pem"));
     let named = digits.is_some_and(|digits| {
-        !digits.is_empty() && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        (1..=CERTIFICATE_DIGITS_MAX).contains(&digits.len())
+            && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     });
-    named && region(url).is_some() && url.query().is_none()
+    named && is_in_region(url, topic) && url.query().is_none()
 }
 
 /// Where a subscription to a topic is confirmed: at the topic's own region, by the one action.
-pub(crate) fn is_confirmation_url(url: &Url, topic: &str) -> bool {
+fn is_confirmation_url(url: &Url, topic: &str) -> bool {
     let mut actions = url.query_pairs().filter(|(name, _)| name == "Action");
     let confirms =
         actions.next().is_some_and(|(_, action)| action == "ConfirmSubscription") && actions.next().is_none();
-    confirms && url.path() == "/" && region(url).is_some_and(|region| topic.split(':').nth(3) == Some(region))
+    confirms && url.path() == "/" && is_in_region(url, topic)
 }
 
-/// The region of an address of SNS: https on its usual port, no user, no fragment.
+fn is_in_region(url: &Url, topic: &str) -> bool {
+    region(url).is_some_and(|region| topic.split(':').nth(3) == Some(region))
+}
+
+/// The region of an address of SNS: https on its usual port, no user, no fragment. `sns.s3-<region>.amazonaws.com` is somebody's
+/// bucket of the name `sns`.
 fn region(url: &Url) -> Option<&str> {
     let plain = url.scheme() == "https"
         && url.port().is_none()
@@ -166,32 +188,46 @@ fn region(url: &Url) -> Option<&str> {
     let host = url.host_str().filter(|_| plain)?.strip_prefix("sns.")?;
     let region = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (region.len() >= 3 && region.bytes().all(is_name)).then_some(region)
+    (region.len() >= 3 && !region.starts_with("s3") && region.bytes().all(is_name)).then_some(region)
 }
 
-fn events(delivery: &Delivery<'_>) -> Option<Vec<Json>> {
+fn events<'d>(delivery: &Delivery<'d>) -> Option<Events<'d>> {
     if is_raw(delivery) {
-        return Some(vec![serde_json::from_slice(delivery.body).ok()?]);
+        let text = delivery.text()?;
+        let works = text.trim_start().starts_with(DESTINATION_WORKS);
+        return if works { Some(Vec::new()) } else { elements::object(text).map(|event| vec![Cow::Borrowed(event)]) };
     }
     let envelope = Envelope::read(delivery.body).ok()?;
     match envelope.get("Type")? {
-        "Notification" => {}
-        "SubscriptionConfirmation" => {
-            let pair = [envelope.get("SubscribeURL")?, envelope.get("TopicArn")?];
-            return Some(vec![serde_json::json!({ "confirm": pair })]);
+        "Notification" => {
+            // SES says in plain words that a destination works.
+            let event = elements::object(envelope.get("Message")?);
+            Some(event.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
         }
+        "SubscriptionConfirmation" => Some(vec![Cow::Borrowed(delivery.text()?)]),
         // Whoever has ended the subscription meant it.
-        _ => return Some(Vec::new()),
+        _ => Some(Vec::new()),
     }
-    // SES says in plain words that a destination works.
-    Some(serde_json::from_str(envelope.get("Message")?).into_iter().filter(Json::is_object).collect())
+}
+
+/// Whether the request asks to confirm a subscription. Its envelope says so, which is signed, and never what is published.
+fn is_confirmation(delivery: &Delivery<'_>) -> bool {
+    let is_told = |envelope: Envelope<'_>| envelope.get("Type") == Some("SubscriptionConfirmation");
+    !is_raw(delivery) && Envelope::read(delivery.body).is_ok_and(is_told)
+}
+
+fn confirm(envelope: &Json) -> Reading {
+    let topic = word(envelope, &["TopicArn"]).unwrap_or_default();
+    let url = word(envelope, &["SubscribeURL"]).and_then(|url| Url::parse(url).ok());
+    url.filter(|url| is_confirmation_url(url, topic)).map_or(
+        Reading::Malformed("the address where a subscription would be confirmed is not the topic's"),
+        Reading::Confirm,
+    )
 }
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
-    if let Some([url, topic]) = at(event, &["confirm"]).and_then(Json::as_array).map(Vec::as_slice) {
-        let topic = topic.as_str().unwrap_or_default();
-        let url = url.as_str().and_then(|url| Url::parse(url).ok()).filter(|url| is_confirmation_url(url, topic));
-        return url.map_or_else(|| vec![Reading::Ignored("other")], |url| vec![Reading::Confirm(url)]);
+    if is_confirmation(delivery) {
+        return vec![confirm(event)];
     }
     // Publishing by configuration set, and by identity.
     let name = word(event, &["eventType"]).or_else(|| word(event, &["notificationType"]));
@@ -236,7 +272,7 @@ fn lone(event: &Json, delivery: &Delivery<'_>, kind: FactKind, part: &str, recip
 
 fn each(event: &Json, delivery: &Delivery<'_>, kind: FactKind, part: &str, recipients: Vec<&str>) -> Vec<Reading> {
     let own = |name: &str| text(event, &[part, name]);
-    let message = text(event, &["mail", "messageId"]);
+    let (message, metadata) = (text(event, &["mail", "messageId"]), metadata(event, delivery));
     let report = |recipient: &str| Report {
         // One event may come by two topics, under two ids of SNS: its own id is what both have.
         id: if kind == FactKind::EmailDelivered {
@@ -255,8 +291,11 @@ fn each(event: &Json, delivery: &Delivery<'_>, kind: FactKind, part: &str, recip
         bounce_class: class(event).unwrap_or_default(),
         bounce_reason: diagnostic(event, recipient),
         unsubscribe_scope: (kind == FactKind::EmailUnsubscribed).then(|| scope(event)),
-        ..Report::new(kind, metadata(event, delivery))
+        ..Report::new(kind, metadata.clone())
     };
+    if recipients.len() > RECIPIENTS_MAX {
+        return vec![Reading::Malformed("the event has more recipients than a mail may have")];
+    }
     let recipients = if recipients.is_empty() { vec![""] } else { recipients };
     recipients.into_iter().map(|recipient| Reading::Report(Box::new(report(recipient)))).collect()
 }
@@ -268,7 +307,13 @@ fn metadata(event: &Json, delivery: &Delivery<'_>) -> Metadata {
         add_pairs(&mut metadata, headers);
     }
     metadata.add_object(at(event, &["click", "linkTags"]).and_then(Json::as_object));
-    metadata.or(inflection_control::Field::EmailSubject, text(event, &["mail", "commonHeaders", "subject"]))
+    // One mail has one set of tags: of several recipients it names none.
+    if recipients(event, &["mail", "destination"]).len() > 1 {
+        for field in [Field::PersonId, Field::UserId, Field::GroupId] {
+            metadata.take(field);
+        }
+    }
+    metadata.or(Field::EmailSubject, text(event, &["mail", "commonHeaders", "subject"]))
 }
 
 fn class(event: &Json) -> Option<BounceClass> {
@@ -297,15 +342,17 @@ fn is_unsubscribe(event: &Json) -> bool {
 
 /// Topics that are `OptOut` now and were not.
 fn left_topics(event: &Json) -> Vec<&str> {
-    let statuses =
-        |which: &str| at(event, &["subscription", which, "topicSubscriptionStatus"]).and_then(Json::as_array);
-    let out = |list: Option<&Vec<Json>>, topic: &str| {
-        let mut of_topic = list.into_iter().flatten().filter(|one| word(one, &["topicName"]) == Some(topic));
+    let statuses = |which: &str| {
+        let list = at(event, &["subscription", which, "topicSubscriptionStatus"]).and_then(Json::as_array);
+        list.map(Vec::as_slice).unwrap_or_default().iter().take(TOPICS_MAX)
+    };
+    let out = |list: Take<Iter<'_, Json>>, topic: &str| {
+        let mut of_topic = list.filter(|one| word(one, &["topicName"]) == Some(topic));
         of_topic.any(|one| word(one, &["subscriptionStatus"]) == Some("OptOut"))
     };
     let (before, after) = (statuses("oldTopicPreferences"), statuses("newTopicPreferences"));
-    let topics = after.into_iter().flatten().filter_map(|one| word(one, &["topicName"]));
-    topics.filter(|topic| out(after, topic) && !out(before, topic)).collect()
+    let topics = after.clone().filter_map(|one| word(one, &["topicName"]));
+    topics.filter(|topic| out(after.clone(), topic) && !out(before.clone(), topic)).collect()
 }
 
 fn scope(event: &Json) -> String {

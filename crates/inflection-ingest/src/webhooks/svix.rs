@@ -18,22 +18,27 @@ const TOLERANCE_MS: u64 = 300 * 1000;
 const NAMES: [[&str; 3]; 2] =
     [["svix-id", "svix-timestamp", "svix-signature"], ["webhook-id", "webhook-timestamp", "webhook-signature"]];
 
-/// The id of a message, the same in all attempts to deliver it.
-pub(crate) fn message_id<'d>(delivery: &Delivery<'d>) -> Option<&'d str> {
-    NAMES.iter().find_map(|[id, ..]| delivery.header(id))
+/// The names under which a request is signed. With headers of both families none: who reads must not take an id from the one
+/// while the other is signed.
+fn names(delivery: &Delivery<'_>) -> Option<&'static [&'static str; 3]> {
+    let mut present = NAMES.iter().filter(|names| names.iter().any(|name| delivery.headers.contains_key(*name)));
+    let found = present.next()?;
+    present.next().is_none().then_some(found)
+}
+
+/// The id of a message, the same in all attempts to deliver it, if its event is the only one: of several it is nobody's.
+pub(crate) fn lone_message_id<'d>(delivery: &Delivery<'d>) -> Option<&'d str> {
+    let [id, ..] = names(delivery)?;
+    delivery.header(id).filter(|_| !delivery.body.trim_ascii_start().starts_with(b"["))
 }
 
 /// An HMAC over id, timestamp and body; any of several signatures under any of several keys will do.
 pub(crate) fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
-    let headers = NAMES.iter().find_map(|[id, timestamp, signature]| {
-        Some((delivery.header(id)?, delivery.header(timestamp)?, delivery.header(signature)?))
-    });
-    let Some((id, timestamp, signatures)) = headers else {
-        return Err(Refusal::new(Code::SignatureMissing, "the signature headers are missing"));
-    };
+    let [id, timestamp, signatures] = names(delivery).ok_or_else(invalid)?.map(|name| delivery.header(name));
+    let (Some(id), Some(timestamp), Some(signatures)) = (id, timestamp, signatures) else { return Err(invalid()) };
     if id.contains('.') {
         // The dot separates what is signed: with one in the id, two messages could be signed alike.
-        return Err(Refusal::new(Code::BadHeader, "the message id has a dot"));
+        return Err(invalid());
     }
     let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", delivery.body].concat();
     let genuine = |key: &[u8]| {
@@ -61,7 +66,7 @@ mod tests {
     use inflection_control::Provider::{Resend, StandardWebhooks, Svix};
 
     use super::*;
-    use crate::webhooks::testing::{at, every_bit_counts, verified, webhook};
+    use crate::webhooks::testing::{at, every_bit_counts, headers, verified, webhook};
 
     // The example of Svix's own Rust library (`rust/src/webhooks.rs`, MIT).
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -114,14 +119,30 @@ mod tests {
     fn headers_that_cannot_be_genuine() {
         let hook = webhook(Resend, &[SECRET]);
         let check = |pairs: &[(&'static str, &str)]| verified(&hook, pairs, BODY, at(SIGNED_AT)).unwrap_err();
-        assert_eq!(check(&[("svix-id", ID), ("svix-signature", TAG)]), Code::SignatureMissing);
-        assert_eq!(
-            check(&[("svix-id", ID), ("webhook-timestamp", SIGNED_AT), ("svix-signature", TAG)]),
-            Code::SignatureMissing
-        );
-        assert_eq!(
-            check(&[("svix-id", "a.b"), ("svix-timestamp", SIGNED_AT), ("svix-signature", TAG)]),
-            Code::BadHeader
-        );
+        let [id, time, tag] = [("svix-id", ID), ("svix-timestamp", SIGNED_AT), ("svix-signature", TAG)];
+        // All of them are answered like a webhook that does not exist.
+        for pairs in [
+            &[][..],
+            &[id, tag],
+            &[id, ("webhook-timestamp", SIGNED_AT), tag],
+            &[("svix-id", "a.b"), time, tag],
+            &[id, time, tag, ("webhook-id", "msg_forged")],
+            &[id, time, tag, ("webhook-id", ID), ("webhook-timestamp", SIGNED_AT), ("webhook-signature", TAG)],
+        ] {
+            assert_eq!(check(pairs), Code::SignatureInvalid, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_one_that_is_signed() {
+        let hook = webhook(Svix, &[SECRET]);
+        let id = |pairs: &[(&'static str, &str)], body: &[u8]| {
+            let headers = headers(pairs);
+            let delivery = Delivery { webhook: &hook, headers: &headers, body, now: at(SIGNED_AT), certificates: &[] };
+            lone_message_id(&delivery).map(str::to_owned)
+        };
+        assert_eq!(id(&[("webhook-id", ID)], b"{}").as_deref(), Some(ID));
+        assert_eq!(id(&[("webhook-id", ID), ("svix-id", "msg_forged")], b"{}"), None);
+        assert_eq!(id(&[("webhook-id", ID)], b" [{}]"), None);
     }
 }

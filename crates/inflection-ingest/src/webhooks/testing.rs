@@ -76,7 +76,8 @@ pub(crate) fn parsed(webhook: &Webhook, pairs: &[(&'static str, &str)], body: &[
 
 fn parse(adapter: &Adapter, delivery: &Delivery<'_>) -> Option<Parsed> {
     let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
-    adapter.parse(delivery, Context { workspace: &workspace, key: &key, now: at(NOW), clamp_time: true })
+    let events = (adapter.events)(delivery)?;
+    Some(adapter.parse(&events, delivery, Context { workspace: &workspace, key: &key, now: at(NOW), clamp_time: true }))
 }
 
 /// The one fact of a body.

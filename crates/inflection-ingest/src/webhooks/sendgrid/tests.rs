@@ -52,6 +52,10 @@ fn fields_are_carried_over() {
     assert_eq!(body.provider_message_id.as_deref(), Some("m1"));
     assert!(body.is_machine && fact.head.machine);
     assert_eq!(fact.head.occurred_at.to_string(), "2026-11-23T08:00:00.000Z");
+    // What SendGrid takes for no machine is still judged here.
+    let opened = |says: &str| event(&format!(r#""event":"open","useragent":"Mozilla/5.0"{says}"#)).body;
+    assert!(opened("").is_machine, "our own judgement");
+    assert!(opened(r#","sg_machine_open":false"#).is_machine);
     assert!(event(r#""event":"open""#).body.person.as_str().starts_with("per_"));
     let class = |fields: &str| event(&format!(r#""event":"bounce",{fields}"#)).body.bounce_class;
     assert_eq!(class(r#""type":"bounce","status":"5.1.1""#), Some(BounceClass::Hard));
@@ -98,6 +102,9 @@ fn a_signature_is_over_the_bytes_as_they_came() {
         (&signature, "1795420800", b"[]\n", &keys),
         (&signature, "1795420800", b"[]\r\n", &keys[..1]),
         (&signature, "1795420800", b"[]\r\n", &[]),
+        // The same bytes are signed.
+        (&signature, "1795420800[", b"]\r\n", &keys),
+        (&signature, "", b"1795420800[]\r\n", &keys),
         ("", "1795420800", b"[]\r\n", &keys),
         ("!", "1795420800", b"[]\r\n", &keys),
         ("AAAA", "1795420800", b"[]\r\n", &keys),

@@ -7,7 +7,7 @@ use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde_json::json;
 
 use super::*;
-use crate::webhooks::testing::{NOW, at as moment_of, check_day, headers, webhook};
+use crate::webhooks::testing::{NOW, at as moment_of, check_day, headers, parsed, webhook};
 
 const AMAZON: &str = include_str!("../../../fixtures/ses/sns-2021.pem");
 const OURS: &str = include_str!("../../../fixtures/ses/test-certificate.pem");
@@ -123,12 +123,19 @@ fn only_a_signed_confirmation_of_our_topic_is_followed() {
     let (hook, now) = (hook(TOPIC), moment_of("2027-01-01T00:00:00Z"));
     let headers = headers(&[(TYPE, "SubscriptionConfirmation")]);
     let certificates = [Certificate::from_pem(OURS).unwrap()];
-    let confirms = |body: &str| {
+    let confirms = |body: &str| -> Result<bool, crate::answer::Code> {
         let delivery =
             Delivery { webhook: &hook, headers: &headers, body: body.as_bytes(), now, certificates: &certificates };
         verify(&delivery).map_err(|refusal| refusal.code)?;
-        let readings = events(&delivery).unwrap().iter().flat_map(|event| read(event, &delivery)).collect::<Vec<_>>();
-        Ok::<_, crate::answer::Code>(matches!(readings[..], [Reading::Confirm(_)]))
+        let events = events(&delivery).unwrap();
+        let readings: Vec<_> =
+            events.iter().flat_map(|event| read(&elements::build(event).unwrap(), &delivery)).collect();
+        match &readings[..] {
+            [Reading::Confirm(_)] => Ok(true),
+            // Counted, kept and warned of.
+            [Reading::Malformed(_)] => Ok(false),
+            other => panic!("{other:?}"),
+        }
     };
     let body = signed(message(url));
     assert_eq!(confirms(&body), Ok(true));
@@ -152,15 +159,26 @@ fn only_a_signed_confirmation_of_our_topic_is_followed() {
 
 #[test]
 fn certificates_are_fetched_from_amazon_only() {
-    let is_good = |url: &str| Url::parse(url).is_ok_and(|url| is_certificate_url(&url));
-    for good in [
-        CERTIFICATE_URL,
-        "https://sns.us-gov-west-1.amazonaws.com/SimpleNotificationService-7ff5.pem",
-        "https://sns.cn-north-1.amazonaws.com.cn/SimpleNotificationService-7ff5.pem",
-        "https://sns.eu-west-1.amazonaws.com:443/SimpleNotificationService-7ff5.pem",
+    let topic_in = |region: &str| format!("arn:aws:sns:{region}:111122223333:mail");
+    let is_good =
+        |url: &str, region: &str| Url::parse(url).is_ok_and(|url| is_certificate_url(&url, &topic_in(region)));
+    let digits = |count: usize| {
+        format!("https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-{}.pem", "a".repeat(count))
+    };
+    for (good, region) in [
+        (CERTIFICATE_URL, "eu-west-1"),
+        ("https://sns.us-gov-west-1.amazonaws.com/SimpleNotificationService-7ff5.pem", "us-gov-west-1"),
+        ("https://sns.cn-north-1.amazonaws.com.cn/SimpleNotificationService-7ff5.pem", "cn-north-1"),
+        ("https://sns.eu-west-1.amazonaws.com:443/SimpleNotificationService-7ff5.pem", "eu-west-1"),
+        (&digits(64), "eu-west-1"),
     ] {
-        assert!(is_good(good), "{good}");
+        assert!(is_good(good, region), "{good}");
+        assert!(!is_good(good, "us-east-1"), "another region than the topic's: {good}");
     }
+    // Amazon's own storage, under names that anybody may have.
+    let bucket = "https://sns.s3-eu-west-1.amazonaws.com/SimpleNotificationService-0a.pem";
+    assert!(!is_good(bucket, "eu-west-1") && !is_good(bucket, "s3-eu-west-1"));
+    assert!(!is_good(&digits(65), "eu-west-1"));
     for bad in [
         "http://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0a.pem",
         "https://sns.eu-west-1.amazonaws.com.evil.example/SimpleNotificationService-0a.pem",
@@ -181,7 +199,7 @@ fn certificates_are_fetched_from_amazon_only() {
         "https://sns.amazonaws.com/SimpleNotificationService-0a.pem",
         "https://bucket.s3.amazonaws.com/SimpleNotificationService-0a.pem",
     ] {
-        assert!(!is_good(bad), "{bad}");
+        assert!(!is_good(bad, "eu-west-1"), "{bad}");
     }
     // A topic that is not ours makes nothing be fetched.
     let (body, headers) = (signed(json!({"Type": "Notification", "Message": "x"})), headers(&[(TYPE, "Notification")]));
@@ -218,4 +236,90 @@ fn raw_delivery_needs_credentials() {
     assert!(!check(&[], TOPIC, "true"));
     assert!(!check(&["user:password"], "arn:aws:sns:eu-west-1:111122223333:other", "true"));
     assert!(!check(&["user:password"], TOPIC, "false"), "no credentials stand for a signature");
+}
+
+fn raw(body: &str) -> crate::webhooks::adapter::Parsed {
+    parsed(&hook(TOPIC), &[(RAW, "true")], body.as_bytes()).unwrap()
+}
+
+fn delivery_to(count: usize, destinations: usize) -> String {
+    let addresses = |count: usize| (0..count).map(|number| format!("p{number}@corp.example")).collect::<Vec<_>>();
+    json!({
+        "eventType": "Delivery",
+        "mail": {"messageId": "m", "destination": addresses(destinations),
+            "tags": {"person_id": ["p"], "user_id": ["u"], "group_id": ["g"], "campaign_id": ["spring"]}},
+        "delivery": {"timestamp": "2026-11-23T08:00:02Z", "recipients": addresses(count)},
+    })
+    .to_string()
+}
+
+#[test]
+fn an_event_has_no_more_recipients_than_a_mail() {
+    assert_eq!(raw(&delivery_to(RECIPIENTS_MAX, 1)).facts.len(), RECIPIENTS_MAX);
+    let many = delivery_to(RECIPIENTS_MAX + 1, 1);
+    let parsed = raw(&many);
+    assert!(parsed.facts.is_empty());
+    assert_eq!(parsed.rejected.len(), 1);
+    assert_eq!(parsed.kept, format!("{many}\n").into_bytes());
+}
+
+#[test]
+fn an_event_is_kept_once_however_many_recipients_are_refused() {
+    let bad = delivery_to(RECIPIENTS_MAX, 2).replace("@corp.example", "@");
+    let parsed = raw(&bad);
+    assert_eq!(parsed.rejected.len(), RECIPIENTS_MAX);
+    assert_eq!(parsed.kept, format!("{bad}\n").into_bytes());
+}
+
+#[test]
+fn tags_of_a_mail_to_several_name_nobody() {
+    let alone = raw(&delivery_to(1, 1)).facts.remove(0);
+    assert_eq!((alone.body.person.as_str(), alone.body.group_id.as_deref()), ("p", Some("g")));
+    assert!(alone.head.user.is_some());
+    // One delivered at a time, of a mail to two.
+    let parsed = raw(&delivery_to(1, 2));
+    let fact = &parsed.facts[0];
+    assert!(fact.body.person.as_str().starts_with("per_") && fact.head.user.is_none() && fact.body.group_id.is_none());
+    assert_eq!(fact.body.campaign_id.as_deref(), Some("spring"));
+}
+
+#[test]
+fn only_the_envelope_asks_for_a_confirmation() {
+    let url = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn=x&Token=t";
+    let inside = [
+        json!({"confirm": [url, TOPIC]}),
+        json!({"Type": "SubscriptionConfirmation", "SubscribeURL": url, "TopicArn": TOPIC}),
+    ];
+    for event in inside.map(|event| event.to_string()) {
+        assert!(raw(&event).confirm.is_none(), "{event}");
+        let body = signed(json!({"Type": "Notification", "Message": event}));
+        let parsed = parsed(&hook(TOPIC), &[(TYPE, "Notification")], body.as_bytes()).unwrap();
+        assert!(parsed.confirm.is_none() && parsed.ignored["other"] == 1, "{event}");
+    }
+}
+
+#[test]
+fn that_a_destination_works_is_no_event() {
+    let text = "Successfully validated SNS topic for Amazon SES event publishing.";
+    let body = signed(json!({"Type": "Notification", "Message": text}));
+    for parsed in [raw(text), parsed(&hook(TOPIC), &[(TYPE, "Notification")], body.as_bytes()).unwrap()] {
+        assert!(parsed.facts.is_empty() && parsed.rejected.is_empty() && parsed.ignored.is_empty());
+    }
+    assert!(parsed(&hook(TOPIC), &[(RAW, "true")], b"Unsuccessfully").is_none());
+}
+
+#[test]
+fn members_and_topics_are_bounded() {
+    let message = |members: usize| {
+        let members: Vec<_> = (0..members).map(|number| format!("\"m{number}\":1")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    assert!(Envelope::read(message(MEMBERS_MAX).as_bytes()).is_ok());
+    assert!(Envelope::read(message(MEMBERS_MAX + 1).as_bytes()).is_err());
+    let topics = |count: usize| {
+        let topic = |number| json!({"topicName": format!("t{number}"), "subscriptionStatus": "OptOut"});
+        json!({"subscription": {"newTopicPreferences": {"topicSubscriptionStatus": (0..count).map(topic).collect::<Vec<_>>()}}})
+    };
+    assert_eq!(left_topics(&topics(2)), ["t0", "t1"]);
+    assert_eq!(left_topics(&topics(1000)).len(), TOPICS_MAX);
 }

@@ -1,6 +1,6 @@
-//! As much of an X.509 certificate as a signature needs: its key and how long it is good.
+//! As much of an X.509 certificate as a signature of SNS needs: its key and how long it is good.
 //!
-//! The certificate comes over TLS from Amazon's own host, so who issued it is known without its chain. What is left to do is to
+//! A certificate comes over TLS from Amazon's own host, or stands in the configuration, so who issued it is known without its chain. What is left to do is to
 //! find two fields in it, and to fail on whatever is no certificate; a library of X.509 would bring far more code than this
 //! walk over a handful of nested values.
 
@@ -25,9 +25,9 @@ const VERSION: u8 = 0xa0;
 /// `rsaEncryption` with its absent parameters (RFC 3279, 2.3.1).
 const RSA_ALGORITHM: [u8; 13] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 
-/// A certificate with an RSA key.
+/// A certificate with an RSA key, under which SNS signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Certificate {
+pub struct Certificate {
     /// The key as RFC 8017 writes it.
     key: Vec<u8>,
     not_before: Timestamp,
@@ -36,14 +36,17 @@ pub(crate) struct Certificate {
 
 /// With which digest something is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Digest {
+pub enum Digest {
+    /// SNS's signature version 1.
     Sha1,
+    /// SNS's signature version 2.
     Sha256,
 }
 
 impl Certificate {
     /// Reads a PEM text that holds one certificate and nothing else.
-    pub(crate) fn from_pem(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn from_pem(text: &str) -> Option<Self> {
         let body = text.trim().strip_prefix(BEGIN)?.strip_suffix(END)?;
         let base64: String = body.split_ascii_whitespace().collect();
         Self::from_der(&STANDARD.decode(base64).ok()?)
@@ -71,12 +74,14 @@ impl Certificate {
     }
 
     /// Whether the certificate is good at a moment.
-    pub(crate) fn is_valid_at(&self, now: Timestamp) -> bool {
+    #[must_use]
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
         (self.not_before..=self.not_after).contains(&now)
     }
 
     /// Whether its key has signed a message.
-    pub(crate) fn has_signed(&self, digest: Digest, message: &[u8], signature: &[u8]) -> bool {
+    #[must_use]
+    pub fn has_signed(&self, digest: Digest, message: &[u8], signature: &[u8]) -> bool {
         let parameters: &RsaParameters = match digest {
             Digest::Sha1 => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             Digest::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
@@ -128,9 +133,12 @@ fn time(bytes: &[u8]) -> Option<(Timestamp, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::webhooks::testing::at;
 
-    const AMAZON: &str = include_str!("../../fixtures/ses/sns-2021.pem");
+    const AMAZON: &str = include_str!("../../inflection-ingest/fixtures/ses/sns-2021.pem");
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(text).unwrap()
+    }
 
     #[test]
     fn dates_and_key_are_found() {
