@@ -293,9 +293,9 @@ fn every_provider_says_what_it_needs() {
             "provider = \"mailgun\"\nsecrets = [{ value = \"a-key-of-sixteen\" }]\ntopic_arns = []",
             Some("a setting of ses only"),
         ),
-        ("provider = \"mailersend\"\nsecrets = [{ value = \"fifteen-letters\" }]", Some("at least 16")),
-        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAAAAAAAAAAAAAA==\" }]", None),
-        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAAAAAAAAAAAA\" }]", Some("at least 16 bytes")),
+        ("provider = \"mailersend\"\nsecrets = [{ value = \"seven-l\" }]", Some("at least 8")),
+        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAA==\" }]", None),
+        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAA\" }]", Some("at least 8 bytes")),
         (
             "provider = \"brevo\"\nfields = { campaign_id = \"cid\", email_id = \"cid\" }",
             Some("the name of two fields"),

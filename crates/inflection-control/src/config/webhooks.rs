@@ -187,8 +187,8 @@ fn has_form(secret: &Secret, form: KeyForm) -> bool {
 
 fn described(form: KeyForm) -> &'static str {
     match form {
-        KeyForm::Text => "the signing key as the console shows it, at least 16 characters",
-        KeyForm::Base64 => "base64 of at least 16 bytes, as the console shows it after whsec_",
+        KeyForm::Text => "the signing key as the console shows it, at least 8 characters",
+        KeyForm::Base64 => "base64 of at least 8 bytes, as the console shows it after whsec_",
         KeyForm::P256PublicKey => "the verification key as the console shows it, base64 that begins with MFkwEwYHKoZI",
     }
 }
