@@ -262,6 +262,13 @@ pub(crate) struct LookArgs {
     /// Key of the admin API.
     #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
     pub(crate) admin_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) bus: BusArgs,
+}
+
+/// A bus to be read itself.
+#[derive(Debug, Args)]
+pub(crate) struct BusArgs {
     /// Reads the bus itself, on NATS: covers all processes.
     #[arg(long, env = "INFLECTION_NATS_URL", hide_env_values = true, value_delimiter = ',')]
     pub(crate) nats_url: Vec<String>,
@@ -294,24 +301,7 @@ pub(crate) struct StateArgs {
 pub(crate) enum StateAction {
     /// Rebuilds the state of every partition in every way there is, from the log and from each snapshot, and compares the
     /// results key by key. Reads only; may run beside a running install on NATS. Takes memory for one partition's state.
-    Check(StateCheckArgs),
-}
-
-/// Which bus `state check` reads.
-#[derive(Debug, Args)]
-pub(crate) struct StateCheckArgs {
-    /// The bus, on NATS.
-    #[arg(long, env = "INFLECTION_NATS_URL", hide_env_values = true, value_delimiter = ',')]
-    pub(crate) nats_url: Vec<String>,
-    /// NATS credentials file.
-    #[arg(long, env = "INFLECTION_NATS_CREDS")]
-    pub(crate) nats_creds: Option<PathBuf>,
-    /// The data directory of a stopped standalone install.
-    #[arg(long, conflicts_with = "nats_url")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Prints JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
+    Check(BusArgs),
 }
 
 /// What `dead-letters` is told.

@@ -40,7 +40,7 @@ fn filter(args: &LetterFilterArgs) -> Result<Filter, Failure> {
 
 /// Letters from the bus itself or from the admin listener, in the admin API's shape.
 async fn letters(args: &LookArgs, filter: &Filter) -> anyhow::Result<Value> {
-    if let Some(bus) = look::bus(args).await? {
+    if let Some(bus) = look::bus(&args.bus).await? {
         let installation = install::load(&bus, &Default::default(), None).await?;
         let connections = known_connections(&bus, &installation).await?;
         let found = find(&bus, &connections, filter).await?;
@@ -63,7 +63,7 @@ async fn letters(args: &LookArgs, filter: &Filter) -> anyhow::Result<Value> {
 
 async fn list(args: LetterFilterArgs) -> Result<(), Failure> {
     let answer = letters(&args.look, &filter(&args)?).await?;
-    if args.look.json {
+    if args.look.bus.json {
         say(&answer.to_string());
         return Ok(());
     }
@@ -96,20 +96,20 @@ async fn show(args: LetterArgs) -> Result<(), Failure> {
     let letter =
         answer.pointer("/dead_letters/0").ok_or_else(|| anyhow!("there is no dead letter {}", args.message_id))?;
     let pretty = || serde_json::to_string_pretty(letter).context("the letter cannot be written");
-    say(&if args.look.json { letter.to_string() } else { pretty()? });
+    say(&if args.look.bus.json { letter.to_string() } else { pretty()? });
     Ok(())
 }
 
 async fn change(args: LettersArgs, path: &str) -> Result<(), Failure> {
     let look = &args.filter.look;
-    if !look.nats_url.is_empty() || look.data_dir.is_some() {
+    if !look.bus.nats_url.is_empty() || look.bus.data_dir.is_some() {
         return Err(anyhow!("letters are replayed and dropped by a running install: use --admin-url").into());
     }
     let Filter { workspace, connection, reason, since, until, .. } = filter(&args.filter)?;
     let chosen =
         Chosen { workspace, connection, reason, since, until, message_ids: args.message_ids.clone(), all: args.all };
     let answer = look::admin(look)?.post(path, &chosen).await?;
-    if look.json {
+    if look.bus.json {
         say(&answer.to_string());
         return Ok(());
     }

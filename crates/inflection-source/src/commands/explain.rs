@@ -9,7 +9,7 @@ use crate::explain::{Explanation, explain};
 use crate::{End, Failure, install};
 
 pub(crate) async fn run(args: ExplainArgs) -> Result<End, Failure> {
-    let told = match look::bus(&args.look).await? {
+    let told = match look::bus(&args.look.bus).await? {
         Some(bus) => {
             let told = from_bus(&bus, &args).await;
             bus.close().await;
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<End, Failure> {
     if told.events.is_empty() {
         return Err(Failure::Failed(anyhow!(told.note.unwrap_or_default())));
     }
-    if args.look.json {
+    if args.look.bus.json {
         say(&serde_json::to_string(&told).context("the explanation cannot be written")?);
     } else {
         say(&told.to_string());

@@ -8,7 +8,7 @@ use crate::ledger::{Bookkeeper, Ledger};
 use crate::{End, Failure, install};
 
 pub(crate) async fn run(args: LedgerArgs) -> Result<End, Failure> {
-    let ledger = match look::bus(&args.look).await? {
+    let ledger = match look::bus(&args.look.bus).await? {
         Some(bus) => {
             let installation = install::load(&bus, &Default::default(), None).await?;
             let ledger = Bookkeeper::new(bus.clone(), installation.partitions).read().await?;
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: LedgerArgs) -> Result<End, Failure> {
             serde_json::from_value::<Ledger>(answer).context("the answer is no ledger")?
         }
     };
-    if args.look.json {
+    if args.look.bus.json {
         say(&serde_json::to_string(&ledger).context("the ledger cannot be written")?);
     } else {
         say(&ledger.to_string());

@@ -1,6 +1,5 @@
 //! Looking into an install: through its admin listener, or at the bus itself.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -10,7 +9,7 @@ use inflection_domain::{ConnectionId, WorkspaceId};
 use inflection_wire::Installation;
 use serde_json::Value;
 
-use crate::cli::LookArgs;
+use crate::cli::{BusArgs, LookArgs};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -54,26 +53,17 @@ impl AdminClient {
 }
 
 /// Opens the bus itself, when flags say so.
-pub(crate) async fn bus(args: &LookArgs) -> anyhow::Result<Option<Bus>> {
-    open(&args.nats_url, args.nats_creds.as_ref(), args.data_dir.as_ref()).await
-}
-
-/// Opens a bus on NATS, or that of a stopped install.
-pub(crate) async fn open(
-    nats_urls: &[String],
-    nats_creds: Option<&PathBuf>,
-    data_dir: Option<&PathBuf>,
-) -> anyhow::Result<Option<Bus>> {
-    if !nats_urls.is_empty() {
+pub(crate) async fn bus(args: &BusArgs) -> anyhow::Result<Option<Bus>> {
+    if !args.nats_url.is_empty() {
         let config = NatsConfig {
-            urls: nats_urls.to_vec(),
-            creds_file: nats_creds.cloned(),
+            urls: args.nats_url.clone(),
+            creds_file: args.nats_creds.clone(),
             name: "inflection-source-look".into(),
             ..NatsConfig::default()
         };
         return Ok(Some(Bus::connect_nats(config).await?));
     }
-    match data_dir {
+    match &args.data_dir {
         Some(dir) if !dir.exists() => Err(anyhow!("{} does not exist", dir.display())),
         Some(dir) => {
             let opened = Bus::open_embedded(EmbeddedConfig::new(dir.clone())).await;

@@ -5,13 +5,13 @@ use inflection_bus::Bus;
 use inflection_identity::{Audit, audit};
 use serde_json::{Value, json};
 
-use crate::cli::{StateAction, StateArgs, StateCheckArgs};
+use crate::cli::{BusArgs, StateAction, StateArgs};
 use crate::commands::{look, say};
 use crate::{End, Failure, install};
 
 pub(crate) async fn run(args: StateArgs) -> Result<End, Failure> {
     let StateAction::Check(args) = args.action;
-    let Some(bus) = look::open(&args.nats_url, args.nats_creds.as_ref(), args.data_dir.as_ref()).await? else {
+    let Some(bus) = look::bus(&args).await? else {
         return Err(Failure::Usage("give the bus with --nats-url, or a stopped install with --data-dir".to_owned()));
     };
     let sound = check(&bus, &args).await?;
@@ -19,7 +19,7 @@ pub(crate) async fn run(args: StateArgs) -> Result<End, Failure> {
     if sound { Ok(End::Done) } else { Ok(End::Wrong) }
 }
 
-async fn check(bus: &Bus, args: &StateCheckArgs) -> anyhow::Result<bool> {
+async fn check(bus: &Bus, args: &BusArgs) -> anyhow::Result<bool> {
     let installation = install::load(bus, &Default::default(), None).await?;
     let mut audits = Vec::new();
     for partition in installation.partitions.all().map(|partition| partition.index()) {
