@@ -294,7 +294,7 @@ fn every_provider_says_what_it_needs() {
             Some("a setting of ses only"),
         ),
         ("provider = \"mailersend\"\nsecrets = [{ value = \"seven-l\" }]", Some("at least 8")),
-        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAA==\" }]", None),
+        ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAAAAA=\" }]", None),
         ("provider = \"resend\"\nsecrets = [{ value = \"whsec_AAAAAAAA\" }]", Some("at least 8 bytes")),
         (
             "provider = \"brevo\"\nfields = { campaign_id = \"cid\", email_id = \"cid\" }",
