@@ -9,7 +9,7 @@ use crate::config::Workspace;
 use crate::fleet::{Fleet, Stage};
 use crate::segment::Segment;
 use crate::standalone::Standalone;
-use crate::wait::{DRAINED, holds, within};
+use crate::wait::{DRAINED, SOON, eventually, holds, within};
 
 /// How processes are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,10 +141,10 @@ impl Install {
         }
     }
 
-    /// All dead letters.
+    /// All dead letters. Their stream may still be electing a leader when others have one.
     #[track_caller]
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.admin().dead_letters().unwrap_or_else(|error| panic!("dead letters: {error}"))
+        eventually("the dead letters are told", SOON, || self.admin().dead_letters())
     }
 
     /// All it has logged, over all its lives.
