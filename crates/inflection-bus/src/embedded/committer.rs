@@ -145,9 +145,7 @@ impl Committer {
                 self.take(next, &mut round);
             }
             let close = round.close.take();
-            if !round.taken.is_empty() {
-                self.commit(round);
-            }
+            self.commit(round);
             if let Some(reply) = close {
                 self.waiting.close();
                 let _caller_left = reply.send(());
@@ -230,6 +228,10 @@ impl Committer {
     /// Writes a round, syncs, applies it and answers. When there is no room, what makes room or is small (purges and
     /// records) is tried again without the appends.
     fn commit(&mut self, mut round: Round) {
+        if round.taken.is_empty() {
+            self.spare = round.bytes;
+            return;
+        }
         let appends = round.taken.iter().any(|taken| matches!(taken, Taken::Append { .. }));
         let written = self.write(&round.bytes, if appends { RESERVE_BYTES } else { 0 });
         round.bytes.clear();
@@ -237,7 +239,7 @@ impl Committer {
         match written {
             Ok(start) => self.apply(round.taken, start),
             Err(WriteFailure::Full(why)) => {
-                let mut rest = Round::default();
+                let mut rest = Round { bytes: std::mem::take(&mut self.spare), ..Round::default() };
                 let appends = round.taken.len();
                 for taken in round.taken {
                     match taken {
