@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::admin::DeadLetter;
 use crate::arrived::Arrived;
 
-pub use latency::Latencies;
+pub use latency::{Latencies, Sent};
 
 /// What happened to a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

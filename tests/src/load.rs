@@ -15,6 +15,7 @@ use crate::config::Workspace;
 use crate::fact::{self, Fact, now_ms, recently_ms};
 use crate::http::{Client, Request};
 use crate::random::Random;
+use crate::standalone::{INGEST_KEY, Standalone, WRITE_KEY};
 use crate::wait::{DRAINED, await_moment, eventually, holds};
 
 /// Persons of one client.
@@ -53,6 +54,12 @@ impl Target {
     pub fn new(workspace: &Workspace, ingest: SocketAddr, word: String) -> Self {
         let (ingest_key, write_key) = (workspace.ingest_key().to_owned(), workspace.write_key().to_owned());
         Self { ingest, ingest_key, write_key, word }
+    }
+
+    /// The connection of an install that was given its keys by flags.
+    pub fn of_flags(standalone: &Standalone, word: String) -> Self {
+        let (ingest_key, write_key) = (INGEST_KEY.to_owned(), WRITE_KEY.to_owned());
+        Self { ingest: standalone.ingest(), ingest_key, write_key, word }
     }
 }
 

@@ -1,10 +1,15 @@
 //! The commands people and scripts use: their output, their exit codes, and what they must not print.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::slice::from_ref;
 use std::time::Duration;
 
+use inflection_tests::admin::Admin;
 use inflection_tests::binary::{Finished, run};
+use inflection_tests::config::Workspace;
 use inflection_tests::fact::{Fact, recently_ms};
+use inflection_tests::fleet::{Fleet, Stage};
 use inflection_tests::install::Install;
 use inflection_tests::random::Random;
 use inflection_tests::segment::Segment;
@@ -19,8 +24,8 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 /// What the demo may take.
 const DEMO_WAIT: Duration = Duration::from_secs(90);
 
-/// Every subcommand of the contract.
-const COMMANDS: [&str; 14] = [
+/// Every subcommand.
+const COMMANDS: [&str; 16] = [
     "demo",
     "standalone",
     "ingest",
@@ -32,6 +37,8 @@ const COMMANDS: [&str; 14] = [
     "connections",
     "ledger",
     "explain",
+    "persons",
+    "state",
     "bench",
     "config",
     "healthcheck",
@@ -189,15 +196,39 @@ fn operators_look_into_a_running_install() {
 fn the_ledger_shows_what_was_refused_where_nothing_was_taken() {
     let segment = Segment::start();
     let standalone = Standalone::start(&segment);
-    let (admin, mut sender) = (standalone.admin(), Sender::new(standalone.ingest(), INGEST_KEY));
+    refuse_two(standalone.ingest(), INGEST_KEY);
+    await_rejected(standalone.admin(), 2);
+}
+
+/// What follows the counts must come back after a reconnect.
+#[test]
+fn the_ledger_shows_what_was_refused_after_the_bus_was_away() {
+    let (segment, workspace) = (Segment::start(), Workspace::new("acme"));
+    let mut fleet = Fleet::start(&segment, from_ref(&workspace));
+    refuse_two(fleet.ingest(), workspace.ingest_key());
+    await_rejected(fleet.admin(Stage::Delivery), 2);
+    fleet.nats().kill();
+    fleet.nats().start_again();
+    refuse_two(fleet.ingest(), workspace.ingest_key());
+    await_rejected(fleet.admin(Stage::Delivery), 4);
+}
+
+/// Sends two events that are nobody's.
+#[track_caller]
+fn refuse_two(ingest: SocketAddr, key: &str) {
     let nobody = Fact::new("email_opened", "e-1", recently_ms()).mail("mail-1", "run-1");
-    assert_eq!(sender.post(&[nobody.clone(), nobody]).status, 422);
+    assert_eq!(Sender::new(ingest, key).post(&[nobody.clone(), nobody]).status, 422);
+}
+
+/// Waits until so many refused events are in the books of the only workspace, and of all.
+#[track_caller]
+fn await_rejected(admin: Admin, count: u64) {
     eventually("the refused events are in the ledger", SOON, || {
         let ledger = admin.ledger()?.raw;
         let rejected = |books: &Value| books.get("rejected").and_then(Value::as_u64);
         let workspace = ledger.get("workspaces").and_then(|list| list.get(0)).unwrap_or(&Value::Null);
         let shown = (rejected(workspace), ledger.get("events").and_then(rejected));
-        holds(shown == (Some(2), Some(2)), || format!("{ledger}"))
+        holds(shown == (Some(count), Some(count)), || format!("{ledger}"))
     });
 }
 

@@ -1,4 +1,4 @@
-//! The command line. Every flag of a process that stays has an environment twin, `INFLECTION_<FLAG>`.
+//! The command line. Every flag of the stages and of `standalone` has an environment twin, `INFLECTION_<FLAG>`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -300,7 +300,7 @@ pub(crate) struct StateArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateAction {
     /// Rebuilds the state of every partition in every way there is, from the log and from each snapshot, and compares the
-    /// results key by key. Reads only; may run beside a running install on NATS. Takes memory for one partition's state.
+    /// results, every key of them. Reads only; may run beside a running install on NATS. Takes memory for one partition's state.
     Check(BusArgs),
 }
 
@@ -430,7 +430,7 @@ pub(crate) enum PersonsAction {
     /// Lets the person's events count again from now on. What was dropped or erased does not come back.
     Lift(PersonArgs),
     /// Lists who is suppressed, by keyed hashes: ids are kept nowhere.
-    List(PersonsListArgs),
+    List(AdminArgs),
 }
 
 /// Which person.
@@ -458,13 +458,6 @@ pub(crate) struct WhomArgs {
     /// The person of events that come with this address and without a person's id.
     #[arg(long)]
     pub(crate) email: Option<String>,
-}
-
-/// What `persons list` is told.
-#[derive(Debug, Args)]
-pub(crate) struct PersonsListArgs {
-    #[command(flatten)]
-    pub(crate) admin: AdminArgs,
 }
 
 /// What `explain` is told.

@@ -18,7 +18,7 @@ mod state;
 
 use std::io::Write as _;
 
-use crate::cli::{Command, TestClockArgs};
+use crate::cli::Command;
 use crate::{End, Failure};
 
 /// Runs a command.
@@ -26,9 +26,9 @@ pub(crate) async fn run(command: Command) -> Result<End, Failure> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::Standalone(args) => standalone::run(args).await,
-        Command::Ingest(args) => stage::run(args.stage, &args.clock, stage::Stage::Ingest).await,
-        Command::Identity(args) => stage::run(args, &TestClockArgs::default(), stage::Stage::Identity).await,
-        Command::Delivery(args) => stage::run(args, &TestClockArgs::default(), stage::Stage::Delivery).await,
+        Command::Ingest(args) => stage::run(args.stage, stage::Stage::Ingest(args.clock)).await,
+        Command::Identity(args) => stage::run(args, stage::Stage::Identity).await,
+        Command::Delivery(args) => stage::run(args, stage::Stage::Delivery).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Sandbox(args) => sandbox::run(args).await,
         Command::DeadLetters(args) => dead_letters::run(args).await,

@@ -5,22 +5,21 @@
 
 mod backlog;
 mod metrics;
+mod rejected;
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::HashMap;
 
 use anyhow::Context as _;
 use backlog::Backlog;
-use inflection_bus::{Bus, Log, Watch};
-use inflection_delivery::{Standings, load_progress};
+use inflection_bus::{Bus, Log};
+use inflection_delivery::{ConnectionKey, Standings, load_progress};
 use inflection_domain::{ConnectionId, PartitionCount, WorkspaceId};
-use inflection_ingest::REJECTED_RECORDS;
-use inflection_wire::{DecisionBatch, DeliveryProgress, RejectedEvents};
+use inflection_wire::{DecisionBatch, DeliveryProgress};
 pub(crate) use metrics::LedgerMetrics;
+use rejected::Rejected;
 use serde::{Deserialize, Serialize};
 
-/// How long may pass until it is known how many events were refused.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::decided::decided;
 
 /// The books of an install.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,19 +93,15 @@ pub(crate) struct Bookkeeper {
     bus: Bus,
     partitions: PartitionCount,
     backlogs: Vec<Backlog>,
-    letters: HashMap<(WorkspaceId, ConnectionId), Standings>,
-    /// Counts of refused events, by record.
-    rejected: BTreeMap<String, u64>,
-    rejected_changes: Watch,
-    /// Whether those that there were at first are known.
-    rejected_known: bool,
+    letters: HashMap<ConnectionKey, Standings>,
+    rejected: Rejected,
 }
 
 impl Bookkeeper {
     pub(crate) fn new(bus: Bus, partitions: PartitionCount) -> Self {
         let backlogs = partitions.all().map(|_| Backlog::default()).collect();
-        let (letters, rejected, rejected_changes) = (HashMap::new(), BTreeMap::new(), bus.watch(REJECTED_RECORDS));
-        Self { bus, partitions, backlogs, letters, rejected, rejected_changes, rejected_known: false }
+        let rejected = Rejected::follow(&bus);
+        Self { bus, partitions, backlogs, letters: HashMap::new(), rejected }
     }
 
     /// Reads the books.
@@ -116,11 +111,7 @@ impl Bookkeeper {
             let partition = partition.index();
             // Progress first: what is decided meanwhile makes calls pending, never finished.
             let progress = load_progress(&self.bus, partition).await.context("progress cannot be read")?;
-            let last = self.bus.last(&Log::new(&format!("decisions.{partition}"))?).await?;
-            let (decided_through, batch) = match last {
-                Some(message) => (message.sequence, DecisionBatch::decode_totals(&message.payload)?),
-                None => (0, DecisionBatch::default()),
-            };
+            let (decided_through, batch) = decided(&self.bus, &Log::new(&format!("decisions.{partition}"))?).await?;
             add_events(&mut ledger, &batch);
             ledger.events.pending += backlog.count(&self.bus, partition, &batch).await?;
             add_calls(&mut ledger, &progress, &batch, decided_through);
@@ -137,18 +128,8 @@ impl Bookkeeper {
 
     /// Adds what was refused, also of workspaces of which nothing was taken.
     async fn add_rejected(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
-        loop {
-            // A watch tells first, perhaps with nothing, what there is; then what is new.
-            let patience = if self.rejected_known { Duration::ZERO } else { PATIENCE };
-            let Ok(changes) = tokio::time::timeout(patience, self.rejected_changes.next()).await else { break };
-            self.rejected_known = true;
-            for record in changes? {
-                self.rejected.insert(record.key, RejectedEvents::decode(&record.value).count);
-            }
-        }
-        for (key, count) in &self.rejected {
-            let Some((_, workspace)) = key.split_once('.') else { continue };
-            ledger.add(workspace, |books| books.rejected += count);
+        for (workspace, count) in self.rejected.counts().await? {
+            ledger.add(&workspace, |books| books.rejected += count);
             ledger.events.rejected += count;
         }
         Ok(())

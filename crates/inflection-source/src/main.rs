@@ -6,6 +6,7 @@
 mod admin;
 mod cli;
 mod commands;
+mod decided;
 mod explain;
 mod install;
 mod ledger;

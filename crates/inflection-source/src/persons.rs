@@ -11,7 +11,9 @@ use inflection_delivery::{DeliveryHandle, Suppressed};
 use inflection_domain::{
     EmailAddress, Hash128, Head, OrderKind, Partition, PersonId, PersonOrder, Timestamp, Tombstone, UserId, WorkspaceId,
 };
-use inflection_wire::{DecisionBatch, Installation, SuppressedPerson, SuppressedPersons, order_batch};
+use inflection_wire::{Installation, SuppressedPerson, SuppressedPersons, order_batch};
+
+use crate::decided::decided;
 
 /// Tries to change the record while others change it too.
 const TRIES: usize = 10;
@@ -118,9 +120,7 @@ pub(crate) async fn change(
             (revision, since, order(bus, kind, subject, at).await?)
         }
         OrderKind::Lift => {
-            let known =
-                |all: &SuppressedPersons| all.workspaces.get(&subject.workspace)?.get(&subject.tombstone).copied();
-            known(&load(bus).await?).ok_or(ChangeError::NotSuppressed)?;
+            leave(&mut load(bus).await?, subject)?;
             let appended = order(bus, kind, subject, at).await?;
             let (revision, since) = edit(bus, |all| leave(all, subject)).await?;
             (revision, since, appended)
@@ -191,8 +191,8 @@ async fn order(
     subject: &Subject,
     at: Timestamp,
 ) -> anyhow::Result<Vec<(Partition, Sequence)>> {
-    let Subject { workspace, tombstone, person, .. } = subject.clone();
-    let message = order_batch(at, &PersonOrder { workspace, kind, tombstone, person: Some(person) });
+    let (workspace, tombstone, person) = (subject.workspace.clone(), subject.tombstone, Some(subject.person));
+    let message = order_batch(at, &PersonOrder { workspace, kind, tombstone, person });
     let mut appended = Vec::new();
     for partition in &subject.partitions {
         let log = Log::new(&format!("events.{partition}"))?;
@@ -206,9 +206,8 @@ async fn order(
 async fn taken(bus: &Bus, partition: Partition, sequence: Sequence) -> anyhow::Result<()> {
     let log = Log::new(&format!("decisions.{partition}"))?;
     loop {
-        let last = bus.last(&log).await.context("the decisions cannot be read")?;
-        let decided = last.map(|last| DecisionBatch::decode_totals(&last.payload)).transpose()?;
-        if decided.is_some_and(|decided| decided.consumed_through >= sequence) {
+        let (_, batch) = decided(bus, &log).await?;
+        if batch.consumed_through >= sequence {
             return Ok(());
         }
         tokio::time::sleep(ASK_EVERY).await;

@@ -8,6 +8,15 @@ use super::{History, Outcome};
 /// Nanoseconds of a millisecond.
 const MS_NS: u64 = 1_000_000;
 
+/// How a fact was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// When its first request began, by the wall clock; `None` if there was none.
+    pub began_ms: Option<i64>,
+    /// Whether a request with it was answered with 200.
+    pub promised: bool,
+}
+
 /// Times from the begin of a request to the arrival of its events' raw calls.
 #[derive(Debug, Clone)]
 pub struct Latencies {
@@ -39,14 +48,21 @@ impl History {
             }
         }
         let mut sorted_ms = Vec::new();
-        for (fact, promise) in self.facts.iter().zip(self.promises()) {
-            let sent_ms = promise.began.map(|(began_ns, _)| self.wall_clock_ms(began_ns));
-            let Some(sent_ms) = sent_ms.filter(|sent_ms| (from_ms..to_ms).contains(sent_ms)) else { continue };
+        for (fact, sent) in self.facts.iter().zip(self.sent()) {
+            let Some(sent_ms) = sent.began_ms.filter(|sent_ms| (from_ms..to_ms).contains(sent_ms)) else { continue };
             let name = (fact.write_key.as_str(), fact.at_ms, fact.kind.event_name());
             sorted_ms.extend(received.get(&name).map(|received_ms| received_ms - sent_ms));
         }
         sorted_ms.sort_unstable();
         Latencies { sorted_ms }
+    }
+
+    /// How each fact was sent, in their order.
+    pub fn sent(&self) -> impl Iterator<Item = Sent> {
+        self.promises().into_iter().map(|promise| Sent {
+            began_ms: promise.began.map(|(began_ns, _)| self.wall_clock_ms(began_ns)),
+            promised: promise.answered_ns.is_some(),
+        })
     }
 
     /// The longest time in which no request at all was answered with 200, from the first such answer to the last.

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use inflection_delivery::{drop_letter, visit};
@@ -26,6 +27,9 @@ pub(crate) struct Named {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) email: Option<String>,
 }
+
+/// The body of a request, or why there is none.
+type Body = Result<Json<Named>, JsonRejection>;
 
 /// Why a request names nobody; never with the id in it.
 fn unclear(code: &str, message: &str) -> Box<Response> {
@@ -89,22 +93,24 @@ pub(super) async fn list(State(admin): Shared) -> Response {
 }
 
 /// `POST /v1/persons/suppress`.
-pub(super) async fn suppress(admin: Shared, named: Json<Named>) -> Response {
+pub(super) async fn suppress(admin: Shared, named: Body) -> Response {
     told(admin, named, OrderKind::Suppress, "suppressed").await
 }
 
 /// `POST /v1/persons/lift`.
-pub(super) async fn lift(admin: Shared, named: Json<Named>) -> Response {
+pub(super) async fn lift(admin: Shared, named: Body) -> Response {
     told(admin, named, OrderKind::Lift, "lifted").await
 }
 
 /// `POST /v1/persons/erase`.
-pub(super) async fn erase(admin: Shared, named: Json<Named>) -> Response {
+pub(super) async fn erase(admin: Shared, named: Body) -> Response {
     told(admin, named, OrderKind::Erase, "erased").await
 }
 
-async fn told(State(admin): Shared, Json(named): Json<Named>, order: OrderKind, done: &'static str) -> Response {
-    let subject = match named.subject(&admin) {
+async fn told(State(admin): Shared, named: Body, order: OrderKind, done: &'static str) -> Response {
+    // What is wrong with a body would be told with what stands in it.
+    let subject = named.map_err(|_rejection| unclear("bad_request", "the body is no request about a person"));
+    let subject = match subject.and_then(|Json(named)| named.subject(&admin)) {
         Ok(subject) => subject,
         Err(answer) => return *answer,
     };

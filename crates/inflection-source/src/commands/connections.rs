@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::cli::{AdminArgs, ConnectionArgs, ConnectionsAction, ConnectionsArgs};
-use crate::commands::look::{AdminClient, escape};
+use crate::commands::look::{self, escape};
 use crate::commands::say;
 use crate::{End, Failure};
 
@@ -19,10 +19,6 @@ pub(crate) async fn run(args: ConnectionsArgs) -> Result<End, Failure> {
     Ok(End::Done)
 }
 
-fn client(admin: &AdminArgs) -> anyhow::Result<AdminClient> {
-    AdminClient::new(&admin.admin_url, admin.admin_key.as_deref())
-}
-
 /// The path of a connection, or of something to be done with it.
 fn path(args: &ConnectionArgs, action: &str) -> String {
     let query = args.workspace.as_ref().map_or(String::new(), |name| format!("?workspace={}", escape(name)));
@@ -30,7 +26,7 @@ fn path(args: &ConnectionArgs, action: &str) -> String {
 }
 
 async fn list(admin: &AdminArgs) -> anyhow::Result<()> {
-    let answer = client(admin)?.get("/v1/connections").await?;
+    let answer = look::client(admin)?.get("/v1/connections").await?;
     if admin.json {
         say(&answer.to_string());
         return Ok(());
@@ -57,20 +53,20 @@ fn line(connection: &Value) -> String {
 }
 
 async fn show(args: &ConnectionArgs) -> anyhow::Result<()> {
-    let connection = client(&args.admin)?.get(&path(args, "")).await?;
+    let connection = look::client(&args.admin)?.get(&path(args, "")).await?;
     say(&if args.admin.json { connection.to_string() } else { serde_json::to_string_pretty(&connection)? });
     Ok(())
 }
 
 async fn tell(args: &ConnectionArgs, action: &str, done: &str) -> anyhow::Result<()> {
-    let answer = client(&args.admin)?.post(&path(args, &format!("/{action}")), &json!({})).await?;
+    let answer = look::client(&args.admin)?.post(&path(args, &format!("/{action}")), &json!({})).await?;
     say(&if args.admin.json { answer.to_string() } else { format!("{} is {done}", args.id) });
     Ok(())
 }
 
 /// Says what was shown and what was not; something that was shown to be wrong is exit code 2.
 async fn test(args: &ConnectionArgs) -> Result<End, Failure> {
-    let answer = client(&args.admin)?.post(&path(args, "/test"), &json!({})).await?;
+    let answer = look::client(&args.admin)?.post(&path(args, "/test"), &json!({})).await?;
     let levels = answer.get("levels").and_then(Value::as_array).context("the answer has no levels")?;
     let shown = |level: &Value| level.get("shown").and_then(Value::as_bool);
     if args.admin.json {

@@ -9,7 +9,7 @@ use inflection_domain::{ConnectionId, WorkspaceId};
 use inflection_wire::Installation;
 use serde_json::Value;
 
-use crate::cli::{BusArgs, LookArgs};
+use crate::cli::{AdminArgs, BusArgs, LookArgs};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -94,6 +94,11 @@ pub(crate) async fn known_connections(
 pub(crate) fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// The admin listener of a running install.
+pub(crate) fn client(args: &AdminArgs) -> anyhow::Result<AdminClient> {
+    AdminClient::new(&args.admin_url, args.admin_key.as_deref())
 }
 
 pub(crate) fn admin(args: &LookArgs) -> anyhow::Result<AdminClient> {

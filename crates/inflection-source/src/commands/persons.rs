@@ -4,9 +4,8 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::admin::persons::Named;
-use crate::cli::{AdminArgs, PersonArgs, PersonsAction, PersonsArgs, PersonsListArgs};
-use crate::commands::look::AdminClient;
-use crate::commands::say;
+use crate::cli::{AdminArgs, PersonArgs, PersonsAction, PersonsArgs};
+use crate::commands::{look, say};
 use crate::{End, Failure};
 
 pub(crate) async fn run(args: PersonsArgs) -> Result<End, Failure> {
@@ -18,10 +17,6 @@ pub(crate) async fn run(args: PersonsArgs) -> Result<End, Failure> {
     }
 }
 
-fn client(admin: &AdminArgs) -> anyhow::Result<AdminClient> {
-    AdminClient::new(&admin.admin_url, admin.admin_key.as_deref())
-}
-
 /// A member of an answer, as a person reads it.
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value.get(name).and_then(Value::as_str).unwrap_or("-")
@@ -31,7 +26,7 @@ fn text<'v>(value: &'v Value, name: &str) -> &'v str {
 async fn tell(args: PersonArgs, action: &str) -> Result<End, Failure> {
     let PersonArgs { workspace, whom, admin } = args;
     let named = Named { workspace, person_id: whom.person_id, user_id: whom.user_id, email: whom.email };
-    let answer = client(&admin)?.post(&format!("/v1/persons/{action}"), &named).await?;
+    let answer = look::client(&admin)?.post(&format!("/v1/persons/{action}"), &named).await?;
     let in_force = answer.get("in_force").and_then(Value::as_bool).unwrap_or(false);
     if admin.json {
         say(&answer.to_string());
@@ -49,9 +44,9 @@ async fn tell(args: PersonArgs, action: &str) -> Result<End, Failure> {
     Ok(if in_force { End::Done } else { End::Wrong })
 }
 
-async fn list(args: &PersonsListArgs) -> Result<End, Failure> {
-    let answer = client(&args.admin)?.get("/v1/persons").await?;
-    if args.admin.json {
+async fn list(admin: &AdminArgs) -> Result<End, Failure> {
+    let answer = look::client(admin)?.get("/v1/persons").await?;
+    if admin.json {
         say(&answer.to_string());
         return Ok(End::Done);
     }

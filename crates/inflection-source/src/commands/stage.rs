@@ -17,25 +17,26 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_WAIT: Duration = Duration::from_millis(500);
 
 /// Which stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Stage {
-    Ingest,
+    /// With the clock that it judges signatures by.
+    Ingest(TestClockArgs),
     Identity,
     Delivery,
 }
 
 impl Stage {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
-            Self::Ingest => "ingest",
+            Self::Ingest(_) => "ingest",
             Self::Identity => "identity",
             Self::Delivery => "delivery",
         }
     }
 }
 
-/// Runs one stage; the clock is for ingest, which judges signatures.
-pub(crate) async fn run(args: StageArgs, clock: &TestClockArgs, stage: Stage) -> Result<End, Failure> {
+/// Runs one stage.
+pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let config = settings::file(&args.file)?;
     if let Some(mistake) = settings::admin_mistake(&args.listen) {
         return Err(Failure::Usage(mistake));
@@ -45,8 +46,8 @@ pub(crate) async fn run(args: StageArgs, clock: &TestClockArgs, stage: Stage) ->
     }
     let nats = settings::nats(&args.nats, &config, stage.name())?;
     let admin_listener = bind("--admin-listen", args.listen.admin_listen).await?;
-    let ingest = match stage {
-        Stage::Ingest => Some((bind("--listen", args.listen.listen).await?, settings::signature_clock(clock))),
+    let ingest = match &stage {
+        Stage::Ingest(clock) => Some((bind("--listen", args.listen.listen).await?, settings::signature_clock(clock))),
         Stage::Identity | Stage::Delivery => None,
     };
     let bus = connect(nats).await?;
@@ -72,8 +73,8 @@ pub(crate) async fn run(args: StageArgs, clock: &TestClockArgs, stage: Stage) ->
     };
     let wanted = Wanted {
         ingest,
-        identity: (stage == Stage::Identity).then_some(args.folding.snapshot_every_bytes),
-        delivery: (stage == Stage::Delivery).then(|| settings::sending(&args.sending)),
+        identity: matches!(stage, Stage::Identity).then_some(args.folding.snapshot_every_bytes),
+        delivery: matches!(stage, Stage::Delivery).then(|| settings::sending(&args.sending)),
         worker: Some(worker),
     };
     Stages::start(setup, wanted).await?.until_signal().await?;

@@ -16,6 +16,7 @@ use memchr::memmem::Finder;
 
 use super::EVENTS_MAX;
 use super::pass::Pass;
+use crate::decided::decided;
 
 /// Most copies of events that are noted in one partition while they wait for identity.
 const WAITING_MAX: usize = 10_000;
@@ -133,9 +134,7 @@ impl Consumed {
 
 /// The end of a decision log, and how far identity has come there.
 async fn end_of(bus: &Bus, decisions: &Log) -> anyhow::Result<(Sequence, Consumed)> {
-    let last = bus.last(decisions).await.context("the decisions cannot be read")?;
-    let Some(Message { sequence, payload }) = last else { return Ok((0, Consumed::default())) };
-    let batch = decode(decisions, sequence, DecisionBatch::decode(&payload))?;
+    let (sequence, batch) = decided(bus, decisions).await?;
     Ok((sequence, Consumed { through: batch.consumed_through, events: batch.consumed_events }))
 }
 
