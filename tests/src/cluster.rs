@@ -107,11 +107,11 @@ impl NatsCluster {
     /// Waits until the running servers have a leader that sees all of them, and each is current in all it holds.
     #[track_caller]
     pub fn await_whole(&mut self) {
-        let running: Vec<bool> = self.servers.iter_mut().map(NatsServer::is_running).collect();
-        let others = running.iter().filter(|running| **running).count().saturating_sub(1);
+        let running = self.running();
+        let others = running.len().saturating_sub(1);
         eventually("the cluster has a leader, and its servers are current", DRAINED, || {
             let mut seen_by_leader = 0;
-            for (server, _) in self.servers.iter().zip(&running).filter(|(_, running)| **running) {
+            for server in &running {
                 let health = server.monitor("/healthz").map_err(|error| error.to_string())?;
                 holds(health.status == 200, || format!("{}: {}", server.name(), health.text()))?;
                 seen_by_leader = seen_by_leader.max(current_followers(&meta(server)?));
@@ -120,10 +120,13 @@ impl NatsCluster {
         });
     }
 
+    fn running(&mut self) -> Vec<&NatsServer> {
+        self.servers.iter_mut().filter_map(|server| server.is_running().then_some(&*server)).collect()
+    }
+
     /// Who leads which stream, as a running server knows it.
     fn leaders(&mut self) -> Result<BTreeMap<String, String>, String> {
-        let running = self.servers.iter_mut().find_map(|server| server.is_running().then_some(&*server));
-        let server = running.ok_or("no server runs")?;
+        let server = self.running().into_iter().next().ok_or("no server runs")?;
         let answer = server.monitor("/jsz?accounts=true&streams=true").map_err(|error| error.to_string())?;
         let answer = answer.json();
         let accounts = answer.get("account_details").and_then(Value::as_array).into_iter().flatten();

@@ -94,20 +94,20 @@ impl Scene {
         let history = Install::Fleet(Box::new(self.fleet)).complete(self.load.join(), &self.segment);
         let refused = history.attempts.iter().filter(|attempt| attempt.outcome != Outcome::Ok).count();
         let took = history.attempts.iter().map(|attempt| attempt.ended_ns - attempt.began_ns).max();
+        let (took, latencies) = (Duration::from_nanos(took.unwrap_or_default()), history.latencies(0, i64::MAX));
         announce(&format!(
             "{blows}: {} events, {} requests ({refused} without a 200, the longest took {:?}), {} calls arrived, {} of them \
              again; longest without any 200: {:?}; from fact to sink p50 {} ms, p99 {} ms, most {} ms",
             history.facts.len(),
             history.attempts.len(),
-            Duration::from_nanos(took.unwrap_or_default()),
+            took,
             history.arrivals.len(),
             repeats(&history.arrivals).len(),
             history.longest_silence(),
-            history.latencies(0, i64::MAX).percentile_ms(50),
-            history.latencies(0, i64::MAX).percentile_ms(99),
-            history.latencies(0, i64::MAX).percentile_ms(100),
+            latencies.percentile_ms(50),
+            latencies.percentile_ms(99),
+            latencies.percentile_ms(100),
         ));
-        let took = Duration::from_nanos(took.unwrap_or_default());
         assert!(took < ANSWERED_MAX, "a request had no answer for {took:?}");
         history.assert_holds();
     }

@@ -126,7 +126,6 @@ fn await_more_calls(segment: &Segment, write_key: &str) {
     });
 }
 
-/// Runs a command that must succeed.
 #[test]
 fn connections_are_shown_and_told_by_name() {
     let mut random = Random::announced("connections");

@@ -13,7 +13,7 @@ use inflection_tests::load::{Load, Target, Until};
 use inflection_tests::random::Random;
 use inflection_tests::segment::{Segment, status};
 use inflection_tests::settings::kills;
-use inflection_tests::standalone::{CONNECTION, INGEST_KEY, Standalone, WRITE_KEY};
+use inflection_tests::standalone::{CONNECTION, Standalone};
 use inflection_tests::wait::{SOON, eventually, holds};
 
 /// Clients that send at the same time.
@@ -30,22 +30,13 @@ fn standalone_survives_kills_under_load() {
     let mut random = Random::announced("crash standalone");
     let segment = Segment::start();
     let mut standalone = Standalone::start(&segment);
-    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Told, &mut random);
+    let load = Load::start(&Target::of_flags(&standalone, random.word()), CLIENTS, Until::Told, &mut random);
     for _ in 0..kills() {
         await_progress(&load, &mut random);
         standalone.kill();
         standalone.start_again();
     }
     judge(load, &segment, Install::Standalone(Box::new(standalone)), &mut random);
-}
-
-fn target(standalone: &Standalone, random: &mut Random) -> Target {
-    Target {
-        ingest: standalone.ingest(),
-        ingest_key: INGEST_KEY.to_owned(),
-        write_key: WRITE_KEY.to_owned(),
-        word: random.word(),
-    }
 }
 
 /// When in an outage and the recovery from it the process is killed.
@@ -68,7 +59,7 @@ fn parked_calls_survive_kills_under_load() {
     let mut random = Random::announced("crash parking");
     let segment = Segment::start();
     let mut standalone = Standalone::start_by_flags(&segment, &["--park-after-seconds", "0"]);
-    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Told, &mut random);
+    let load = Load::start(&Target::of_flags(&standalone, random.word()), CLIENTS, Until::Told, &mut random);
     for round in 0..kills() {
         // Once something must have been parked for certain, else this test shows nothing.
         let moment = Moment::ALL[if round == 0 { 0 } else { random.below(Moment::ALL.len()) }];

@@ -11,7 +11,7 @@ use inflection_tests::load::{Load, Target, Until};
 use inflection_tests::random::Random;
 use inflection_tests::segment::{Segment, status};
 use inflection_tests::sender::Sender;
-use inflection_tests::standalone::{CONNECTION, INGEST_KEY, Standalone, WRITE_KEY};
+use inflection_tests::standalone::{CONNECTION, INGEST_KEY, Standalone};
 use inflection_tests::wait::{SOON, eventually, holds};
 use serde_json::Value;
 
@@ -32,19 +32,10 @@ fn storm(test: &str, rules: Vec<FaultRule>) -> Segment {
     let segment = Segment::start();
     let standalone = Standalone::start(&segment);
     segment.set_faults(rules);
-    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Events(EVENTS), &mut random);
+    let load = Load::start(&Target::of_flags(&standalone, random.word()), CLIENTS, Until::Events(EVENTS), &mut random);
     let history = load.join();
     settled(history, &segment, &Install::Standalone(Box::new(standalone))).assert_holds();
     segment
-}
-
-fn target(standalone: &Standalone, random: &mut Random) -> Target {
-    Target {
-        ingest: standalone.ingest(),
-        ingest_key: INGEST_KEY.to_owned(),
-        write_key: WRITE_KEY.to_owned(),
-        word: random.word(),
-    }
 }
 
 /// Completes a history with what came out.
@@ -130,7 +121,8 @@ fn one_poisoned_item_harms_no_other() {
     // A word that only the calls of this event contain: its raw call and, an open, its unique one.
     let poison = format!("poison-{}", random.word());
     segment.set_faults(vec![FaultRule::always(Fault::RejectItem { contains: poison.clone() })]);
-    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Events(EVENTS / 2), &mut random);
+    let load =
+        Load::start(&Target::of_flags(&standalone, random.word()), CLIENTS, Until::Events(EVENTS / 2), &mut random);
     let fact = Fact::new("email_delivered", &poison, recently_ms() - 60_000)
         .person("p-poisoned")
         .mail("mail-1", "run-poisoned")
@@ -182,7 +174,8 @@ fn a_refused_key_pauses_its_connection_and_keeps_everything() {
     let segment = Segment::start();
     let mut standalone = Standalone::start(&segment);
     segment.set_faults(vec![FaultRule::always(status(401, None))]);
-    let load = Load::start(&target(&standalone, &mut random), CLIENTS, Until::Events(EVENTS / 4), &mut random);
+    let load =
+        Load::start(&Target::of_flags(&standalone, random.word()), CLIENTS, Until::Events(EVENTS / 4), &mut random);
     let history = load.join();
     let admin = standalone.admin();
     eventually("the connection pauses", SOON, || {

@@ -8,12 +8,10 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::slice::from_ref;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use inflection_tests::arrived::{Arrived, assert_one_content, first_arrivals};
 use inflection_tests::config::{Connection, Workspace};
-use inflection_tests::fact::{Fact, now_ms, recently_ms};
-use inflection_tests::http::{Answer, Client, Request};
+use inflection_tests::fact::{Fact, now_ms, recently_ms, rfc3339};
+use inflection_tests::http::{Answer, Client, Request, gzip};
 use inflection_tests::install::{Install, Kind, Stop};
 use inflection_tests::random::Random;
 use inflection_tests::segment::Segment;
@@ -30,11 +28,6 @@ fn send(standalone: &Standalone, request: &Request) -> Answer {
     let answer = Client::new(standalone.ingest()).call(request).expect("an answer");
     assert!(!answer.text().contains(CANARY), "the answer repeats the input: {}", answer.text());
     answer
-}
-
-/// Milliseconds as SDKs write them. Numbers would do for us, but not for Segment.
-fn rfc3339(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).expect("a moment").to_string()
 }
 
 /// Which call it is, of whom, and what tells it apart.
@@ -105,12 +98,6 @@ fn everything(word: &str) -> (Vec<Value>, Vec<String>) {
 
 fn batch(items: &[Value], sent_at_ms: i64) -> Vec<u8> {
     json!({ "batch": items, "sentAt": rfc3339(sent_at_ms), "writeKey": INGEST_KEY }).to_string().into_bytes()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).expect("memory takes everything");
-    encoder.finish().expect("memory takes everything")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use inflection_tests::http::Request;
+use inflection_tests::http::{Request, gzip};
 
 use crate::row::{Desk, Row};
 
@@ -48,10 +48,4 @@ fn bomb(request: &Request) -> Row {
     let packed = encoder.finish().expect("memory takes bytes");
     assert!(packed.len() < 1024 * 1024, "packed, the bomb has {} bytes", packed.len());
     Row::refused("Z1", &request.clone().body(packed), 413, "decompressed_too_large")
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).expect("memory takes bytes");
-    encoder.finish().expect("memory takes bytes")
 }

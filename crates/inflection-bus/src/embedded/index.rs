@@ -150,11 +150,12 @@ impl Index {
     /// Where the messages after `after` are, in order, within `bytes_max` (at least one if there is any).
     pub(super) fn locate(&self, log: &Log, after: Sequence, bytes_max: usize) -> Vec<(Sequence, Source)> {
         let Some(index) = self.logs.get(log) else { return Vec::new() };
-        let mut found = Vec::new();
+        let (mut found, tail) = (Vec::new(), self.newest.tail(log));
         let (mut bytes, mut sequence) = (0, after.max(index.purged) + 1);
         while sequence <= index.last {
-            let cached = self.newest.get(log, sequence).map(|payload| (Source::Memory(payload.clone()), payload.len()));
-            let Some((source, length)) = cached.or_else(|| index.find(sequence, &self.segments)) else { break };
+            let newest = tail.and_then(|tail| tail.get(sequence));
+            let newest = newest.map(|payload| (Source::Memory(payload.clone()), payload.len()));
+            let Some((source, length)) = newest.or_else(|| index.find(sequence, &self.segments)) else { break };
             bytes += length;
             if bytes > bytes_max && !found.is_empty() {
                 break;

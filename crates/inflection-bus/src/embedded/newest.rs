@@ -17,12 +17,16 @@ const STALE_MAX: usize = 4096;
 
 /// Contiguous messages of one log, up to its last.
 #[derive(Debug, Default)]
-struct Tail {
+pub(super) struct Tail {
     first: Sequence,
     payloads: VecDeque<Bytes>,
 }
 
 impl Tail {
+    pub(super) fn get(&self, sequence: Sequence) -> Option<&Bytes> {
+        self.payloads.get(usize::try_from(sequence.checked_sub(self.first)?).ok()?)
+    }
+
     fn drop_first(&mut self) -> usize {
         self.first += 1;
         self.payloads.pop_front().map_or(0, |payload| size(&payload))
@@ -71,9 +75,9 @@ impl Newest {
         }
     }
 
-    pub(super) fn get(&self, log: &Log, sequence: Sequence) -> Option<&Bytes> {
-        let tail = self.tails.get(log)?;
-        tail.payloads.get(usize::try_from(sequence.checked_sub(tail.first)?).ok()?)
+    /// What is kept of a log.
+    pub(super) fn tail(&self, log: &Log) -> Option<&Tail> {
+        self.tails.get(log)
     }
 }
 
@@ -123,8 +127,10 @@ mod tests {
                 prop_assert_eq!(newest.bytes, taken(&model));
                 prop_assert!(newest.bytes <= BYTES_MAX && newest.kept == model.len());
                 for (number, last) in lasts.iter().enumerate() {
+                    let (log, model) = (log(number), &model);
+                    let tail = newest.tail(&log);
                     for sequence in 0..=*last {
-                        let kept = newest.get(&log(number), sequence).map(Bytes::len);
+                        let kept = tail.and_then(|tail| tail.get(sequence)).map(Bytes::len);
                         prop_assert_eq!(kept, model.get(&(number, sequence)).copied());
                     }
                 }
@@ -141,6 +147,7 @@ mod tests {
             newest.purge(&log(1), sequence);
             assert!(newest.order.len() <= 2 * (newest.kept + 1) + STALE_MAX, "{}", newest.order.len());
         }
-        assert_eq!(newest.get(&log(0), 1).map(Bytes::as_ref), Some(b"stays".as_ref()));
+        let stays = newest.tail(&log(0)).and_then(|tail| tail.get(1));
+        assert_eq!(stays.map(Bytes::as_ref), Some(b"stays".as_ref()));
     }
 }

@@ -53,13 +53,13 @@ impl Availability {
     }
 
     /// Notes that a stream has not answered; returns since when it has not.
-    pub(super) fn is_silent(&self, stream: &str) -> Instant {
+    pub(super) fn fell_silent(&self, stream: &str) -> Instant {
         let now = Silent { since: Instant::now(), told: false };
         self.silent(|silent| silent.entry(stream.to_owned()).or_insert(now).since)
     }
 
     /// Notes that a message to a silent stream was given up.
-    pub(super) fn is_given_up(&self, stream: &str, why: &str) {
+    pub(super) fn gave_up(&self, stream: &str, why: &str) {
         let told = |silent: &mut BTreeMap<String, Silent>| {
             silent.get_mut(stream).is_none_or(|silent| std::mem::replace(&mut silent.told, true))
         };
@@ -177,10 +177,10 @@ mod tests {
     fn a_stream_is_silent_from_the_first_unanswered_try_to_the_next_answer() {
         let availability = Availability::default();
         assert_eq!(availability.silent_since("A"), None);
-        let since = availability.is_silent("A");
-        let other = availability.is_silent("B");
-        assert_eq!(availability.is_silent("A"), since);
-        availability.is_given_up("A", "no leader");
+        let since = availability.fell_silent("A");
+        let other = availability.fell_silent("B");
+        assert_eq!(availability.fell_silent("A"), since);
+        availability.gave_up("A", "no leader");
         assert_eq!(availability.silent_since("A"), Some(since));
         availability.answers("A");
         assert_eq!((availability.silent_since("A"), availability.silent_since("B")), (None, Some(other)));

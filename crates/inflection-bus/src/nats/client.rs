@@ -123,12 +123,13 @@ impl Client {
         if payload.len() > max {
             return Err(AppendError::TooLarge { bytes: payload.len(), max });
         }
-        let message = PublishMessage::build().payload(payload.clone()).expected_stream(stream_name(log.stream()));
+        let stream = stream_name(log.stream());
+        let message = PublishMessage::build().payload(payload.clone()).expected_stream(&stream);
         let message = match fence {
             Some(last) => message.expected_last_subject_sequence(last),
             None => message,
         };
-        match (self.publish(&stream_name(log.stream()), &Self::subject(log), message).await, fence) {
+        match (self.publish(&stream, &Self::subject(log), message).await, fence) {
             (Ok(sequence), _) => Ok(sequence),
             // A fence fails for two reasons: somebody else wrote, or we did and the answer was lost.
             (Err(Unpublished::Sequence), Some(expected)) => match self.settle(log, expected, &payload).await {

@@ -230,8 +230,8 @@ impl Client {
     /// Compares what is there with the policy.
     pub(crate) async fn check(&self, config: &ProvisionConfig) -> Result<Vec<DurabilityGap>, OpenError> {
         let mut gaps = Vec::new();
-        let names = config.streams.iter().map(|spec| stream_name(spec.name)).chain([bucket_stream(), blobs_stream()]);
-        for name in names {
+        let logs = config.streams.iter().map(|spec| (stream_name(spec.name), Some(spec.when_full)));
+        for (name, when_full) in logs.chain([(bucket_stream(), None), (blobs_stream(), None)]) {
             let Some(found) = self.find(&name).await? else { return Err(OpenError::NotProvisioned(name)) };
             if found.num_replicas < REPLICAS_DURABLE {
                 gaps.push(DurabilityGap::Replicas { stream: name.clone(), found: found.num_replicas });
@@ -242,15 +242,12 @@ impl Client {
             if found.persist_mode == Some(PersistenceMode::Async) {
                 gaps.push(DurabilityGap::AsyncPersist(name.clone()));
             }
-            let log = name != bucket_stream() && name != blobs_stream();
-            let may_evict = config
-                .streams
-                .iter()
-                .any(|spec| spec.when_full == WhenFull::EvictOldest && stream_name(spec.name) == name);
-            let evicts = (found.discard != DiscardPolicy::New && !may_evict)
-                || found.max_messages > 0
-                || found.max_messages_per_subject > 0;
-            if !found.max_age.is_zero() || (log && evicts) {
+            let evicts = when_full.is_some_and(|when_full| {
+                (when_full == WhenFull::Refuse && found.discard != DiscardPolicy::New)
+                    || found.max_messages > 0
+                    || found.max_messages_per_subject > 0
+            });
+            if !found.max_age.is_zero() || evicts {
                 gaps.push(DurabilityGap::Evicts(name.clone()));
             }
         }
@@ -258,7 +255,7 @@ impl Client {
         Ok(gaps)
     }
 
-    /// Asks every monitoring address; each gap is named once.
+    /// Asks every monitoring address.
     async fn sync_gaps(&self) -> Vec<DurabilityGap> {
         let mut gaps = Vec::new();
         for url in self.monitor_urls() {

@@ -17,7 +17,7 @@ use crate::Sequence;
 
 /// How long the first try waits for its answer, and each that gets none twice as long as the one before. A leader that steps
 /// down drops what it has not committed, without a word; one on a slow disk must not be asked ever more.
-const ANSWER_WAIT: Duration = Duration::from_secs(1);
+const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// How long a message is tried before it is given up: longer than most elections take (a new leader is sought 4 to 9 s after
 /// the old one's last sign), shorter than most senders wait for their answer.
 const DEADLINE: Duration = Duration::from_secs(9);
@@ -50,7 +50,7 @@ impl Client {
     ) -> Result<Sequence, Unpublished> {
         let message = message.message_id(self.ids.next());
         let started = Instant::now();
-        let (mut backoff, mut answer_wait) = (Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1), ANSWER_WAIT);
+        let (mut backoff, mut answer_wait) = (Backoff::new(RETRY_WAIT.0, RETRY_WAIT.1), FIRST_ANSWER_WAIT);
         loop {
             let answer_by = deadline(started, self.availability.silent_since(stream)).min(Instant::now() + answer_wait);
             let why = match timeout_at(answer_by, self.try_to_publish(subject, message.clone())).await {
@@ -70,9 +70,9 @@ impl Client {
                     "its leader does not answer".to_owned()
                 }
             };
-            let since = self.availability.is_silent(stream);
+            let since = self.availability.fell_silent(stream);
             if Instant::now() + backoff.next() >= deadline(started, Some(since)) {
-                self.availability.is_given_up(stream, &why);
+                self.availability.gave_up(stream, &why);
                 return Err(Unpublished::Unavailable(format!("stream {stream}: {why}")));
             }
             tracing::debug!(why, subject, "publishing again");

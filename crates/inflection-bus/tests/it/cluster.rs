@@ -30,8 +30,10 @@ async fn fences_and_records_hold_through_elections() {
         for _ in 0..20 {
             let payload = numbered(sequences.len());
             let fence = Some(sequences.last().copied().unwrap_or(0));
-            sequences.push(until_there(|| bus.append(&log, fence, payload.clone())).await);
-            revision = Some(until_there(|| put(&bus, sequences.len(), revision)).await);
+            let append = || bus.append(&log, fence, payload.clone());
+            sequences.push(until_there(append, |error| matches!(error, AppendError::Unavailable(_))).await);
+            let put = || put(&bus, sequences.len(), revision);
+            revision = Some(until_there(put, |error| matches!(error, RecordError::Unavailable(_))).await);
         }
         cluster.servers[number].restart();
     }
@@ -62,31 +64,16 @@ async fn put(bus: &Bus, number: usize, revision: Option<u64>) -> Result<u64, Rec
 }
 
 /// An append may be given up in an unlucky election; repeated by its writer it must be found, not doubled.
-async fn until_there<T, E: std::fmt::Debug + Unavailable, F: Future<Output = Result<T, E>>>(
+async fn until_there<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
     write: impl Fn() -> F,
+    is_unavailable: impl Fn(&E) -> bool,
 ) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match write().await {
             Ok(done) => return done,
-            Err(error) => assert!(error.is_unavailable() && Instant::now() < deadline, "{error:?}"),
+            Err(error) => assert!(is_unavailable(&error) && Instant::now() < deadline, "{error:?}"),
         }
-    }
-}
-
-trait Unavailable {
-    fn is_unavailable(&self) -> bool;
-}
-
-impl Unavailable for AppendError {
-    fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-}
-
-impl Unavailable for RecordError {
-    fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
     }
 }
 
