@@ -202,4 +202,4 @@ pub(crate) async fn explain(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -32,7 +32,7 @@ fn connection() -> ConnectionId {
     ConnectionId::new("prod").unwrap()
 }
 
-fn fact(event: &str, person: &str) -> Fact<'static> {
+pub(crate) fn fact(event: &str, person: &str) -> Fact<'static> {
     let (event_id, person) = (EventId::new(event).unwrap(), PersonId::new(person).unwrap());
     let key = Head::person_key(&workspace(), &person);
     let head = Head {
@@ -54,7 +54,7 @@ fn fact(event: &str, person: &str) -> Fact<'static> {
     Fact { head, body }
 }
 
-fn chunk(facts: &[Fact<'_>]) -> EventChunk {
+pub(crate) fn chunk(facts: &[Fact<'_>]) -> EventChunk {
     let mut chunk = EventChunk::default();
     facts.iter().for_each(|fact| encode_event(fact, &mut chunk));
     chunk

@@ -44,3 +44,41 @@ impl Backlog {
         self.through = self.through.max(through);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use inflection_bus::EmbeddedConfig;
+    use inflection_domain::Timestamp;
+    use inflection_wire::event_batch;
+
+    use super::*;
+    use crate::explain::tests::{chunk, fact};
+
+    /// What is decided of a partition: whole messages, and events of the one after them.
+    fn decided(consumed_through: Sequence, consumed_events: u32) -> DecisionBatch {
+        DecisionBatch { consumed_through, consumed_events, ..DecisionBatch::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_decided_is_counted_where_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let log = Log::new("events.3").unwrap();
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.count(&bus, 3, &decided(0, 0)).await.unwrap(), 0);
+        for events in [2, 3, 4] {
+            let facts: Vec<_> = (0..events).map(|number| fact(&format!("e-{events}-{number}"), "p-1")).collect();
+            bus.append(&log, None, event_batch(Timestamp::from_ms(1), &[chunk(&facts)])).await.unwrap();
+        }
+        bus.append(&log, None, "no events".into()).await.unwrap();
+        assert_eq!(backlog.count(&bus, 3, &decided(0, 0)).await.unwrap(), 2 + 3 + 4 + 1);
+        assert_eq!(backlog.count(&bus, 3, &decided(1, 2)).await.unwrap(), 1 + 4 + 1, "two of the second are decided");
+        // Counted once, they are not read again: they need not even be there any more.
+        bus.purge(&log, 3).await.unwrap();
+        assert_eq!(backlog.count(&bus, 3, &decided(2, 0)).await.unwrap(), 4 + 1);
+        bus.append(&log, None, event_batch(Timestamp::from_ms(1), &[chunk(&[fact("e-new", "p-1")])])).await.unwrap();
+        assert_eq!(backlog.count(&bus, 3, &decided(4, 0)).await.unwrap(), 1);
+        assert_eq!(backlog.count(&bus, 3, &decided(5, 0)).await.unwrap(), 0);
+        bus.close().await;
+    }
+}
