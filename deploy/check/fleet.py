@@ -1,5 +1,6 @@
-"""The program, started as compose and the chart start it, on a real nats-server; a short load; a real Prometheus; and every
-panel's and alert's query answered from that."""
+"""The program, started as compose and the chart start it, on a real nats-server, and a short load. A real Prometheus scrapes
+compose's stages and a standalone install, evaluates every alert, and answers every panel but those of what never happens here,
+and delivery's scaler; both scalers' queries are tested by promtool (charts.py)."""
 
 import json
 import math
