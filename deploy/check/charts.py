@@ -11,7 +11,19 @@ import tempfile
 import kubernetes_validate
 import yaml
 
-from common import CHART, CHECK, DEPLOY, PREFIX, environment, run, verdict, workspace_version
+from common import (
+    CHART,
+    CHECK,
+    DEPLOY,
+    PREFIX,
+    environment,
+    helm,
+    helm_template,
+    objects,
+    run,
+    verdict,
+    workspace_version,
+)
 from rules import pods, production_rules, restricted, stage_rules
 
 KUBERNETES = ("1.30", "1.34", "1.37")
@@ -42,19 +54,10 @@ REFUSED = {
 }
 
 
-def helm(major, *arguments):
-    return run(environment("CHECK_BIN") + f"/helm{major}", *arguments)
-
-
 def render(job):
-    major, values, version = job
-    more = ["--kube-version", version] if version else []
-    done = helm(major, "template", "acme", CHART, "--namespace", "email", "--values", values, *more)
+    major, values = job
+    done = helm_template(values, "email", major)
     return done.stdout if done.returncode == 0 else None, done.stderr
-
-
-def objects(text):
-    return [document for document in yaml.safe_load_all(text) if document]
 
 
 def versions():
@@ -247,14 +250,14 @@ def main():
     lint(all_values)
     refusals()
     notes(all_values)
-    jobs = [(major, values, None) for values in all_values for major in (3, 4)]
+    jobs = [(major, values) for values in all_values for major in (3, 4)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = dict(zip(jobs, pool.map(render, jobs)))
     rendered = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for values in all_values:
-            texts = {major: results[(major, values, None)] for major in (3, 4)}
+            texts = {major: results[(major, values)] for major in (3, 4)}
             for major, (text, why) in texts.items():
                 verdict.check(text, f"helm {major} renders {values.name}", why)
             if not all(text for text, _ in texts.values()):

@@ -13,7 +13,21 @@ import urllib.parse
 
 import yaml
 
-from common import ALERTS, CHART, DEPLOY, PREFIX, STAGES, dashboard_queries, environment, metric_names, run, verdict
+from common import (
+    ALERTS,
+    CHART,
+    DEPLOY,
+    PREFIX,
+    STAGES,
+    dashboard_queries,
+    environment,
+    expressions,
+    helm_template,
+    metric_names,
+    objects,
+    run,
+    verdict,
+)
 from running import NotStarted, Processes, SendGrid, engagement, free_ports, get, load, nats, post, until
 
 BINARY, BIN = environment("CHECK_BINARY"), pathlib.Path(environment("CHECK_BIN"))
@@ -162,10 +176,8 @@ def names(fleet, standalone):
     exported = lambda text: {
         re.sub(r"_(bucket|sum|count)$", "", n) for n in re.findall(r"^(inflection_\w+)[{ ]", text, re.M)
     }
-    alerts = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-    queries = re.sub(r"{{.*?}}", "", (CHART / "templates/_queries.tpl").read_text(), flags=re.S)
     asked = set()
-    for expression in [*alerts, queries, *[e for _, _, e in dashboard_queries()]]:
+    for expression in expressions():
         asked |= {
             re.sub(r"_(bucket|sum|count)$", "", name) for name in metric_names(expression) if not FOREIGN.match(name)
         }
@@ -183,13 +195,10 @@ def names(fleet, standalone):
 
 def outage(url, ports):
     """Segment is away: the calls that wait are in the books, and KEDA's query does not ask for workers. Then it is back."""
-    text = run(
-        BIN / "helm4", "template", "acme", CHART, "--namespace", "compose", "--values", CHART / "ci/keda.yaml"
-    ).stdout
     (backlog,) = [
         o["spec"]["triggers"][0]["metadata"]["query"]
-        for o in yaml.safe_load_all(text)
-        if o and o["kind"] == "ScaledObject" and o["metadata"]["name"].endswith("-delivery")
+        for o in objects(helm_template(CHART / "ci/keda.yaml", "compose").stdout)
+        if o["kind"] == "ScaledObject" and o["metadata"]["name"].endswith("-delivery")
     ]
     backlog = backlog.replace("[2m]", f"[{RATE_INTERVAL}]")
     waiting = 'sum(max by (workspace, connection) (inflection_ledger_calls{namespace="compose",fate="pending"}))'
@@ -282,15 +291,13 @@ def observed():
 
 def charted():
     """The chart's trial: its job, its three stages with the sandbox, and its `helm test`, from the rendered objects."""
-    text = run(
-        BIN / "helm4", "template", "acme", CHART, "--namespace", "email", "--values", CHART / "ci/trial.yaml"
-    ).stdout
-    objects = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(text) if o}
+    text = helm_template(CHART / "ci/trial.yaml", "email").stdout
+    rendered = {(o["kind"], o["metadata"]["name"]): o for o in objects(text)}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         names = ("nats", "monitor", "public", "sandbox", *STAGES)
         ports = dict(zip(names, free_ports(len(names))))
-        secrets = {name: o["stringData"] for (kind, name), o in objects.items() if kind == "Secret"}
+        secrets = {name: o["stringData"] for (kind, name), o in rendered.items() if kind == "Secret"}
         for entry, value in secrets["acme-inflection-source-secrets"].items():
             (folder / "secrets").mkdir(exist_ok=True)
             (folder / "secrets" / entry).write_text(value)
@@ -316,7 +323,7 @@ def charted():
                 )
             if "INFLECTION_CONFIG" in env:
                 source = folder / f"{container['name']}.toml"
-                text = here(objects[("ConfigMap", config)]["data"]["source.toml"])
+                text = here(rendered[("ConfigMap", config)]["data"]["source.toml"])
                 source.write_text(text.replace("[bus]", f'[bus]\nmonitor_url = "http://127.0.0.1:{ports["monitor"]}"'))
                 env["INFLECTION_CONFIG"] = str(source)
             return [BINARY, *[here(a, stage) for a in container["args"]]], env
@@ -324,7 +331,7 @@ def charted():
         processes = Processes(folder)
         try:
             nats(processes, folder, ports["nats"], ports["monitor"])
-            job = objects[("Job", "acme-inflection-source-provision")]["spec"]["template"]["spec"]["containers"][0]
+            job = rendered[("Job", "acme-inflection-source-provision")]["spec"]["template"]["spec"]["containers"][0]
             for attempt in ("makes", "finds"):
                 line, env = command(job, "acme-inflection-source-provision")
                 done = run(*line, env=env)
@@ -332,12 +339,11 @@ def charted():
                     done.returncode == 0, f"the chart's provision {attempt} the streams", done.stdout + done.stderr
                 )
             for stage in STAGES:
-                for container in objects[("Deployment", f"acme-inflection-source-{stage}")]["spec"]["template"]["spec"][
-                    "containers"
-                ]:
+                pod = rendered[("Deployment", f"acme-inflection-source-{stage}")]["spec"]["template"]["spec"]
+                for container in pod["containers"]:
                     line, env = command(container, "acme-inflection-source-config", stage)
                     processes.start(container["name"], line, env)
-            smoke = objects[("Pod", "acme-inflection-source-smoke")]["spec"]
+            smoke = rendered[("Pod", "acme-inflection-source-smoke")]["spec"]
             for container in smoke["initContainers"]:
                 line, env = command(container, "")
                 if not until(f"the chart's {container['name']}", lambda: run(*line, env=env).returncode == 0):
