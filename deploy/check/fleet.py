@@ -28,7 +28,20 @@ from common import (
     run,
     verdict,
 )
-from running import NotStarted, Processes, SendGrid, engagement, free_ports, get, load, nats, post, until
+from running import (
+    NotStarted,
+    Processes,
+    SendGrid,
+    engagement,
+    fleet_ports,
+    free_ports,
+    get,
+    load,
+    monitored,
+    nats,
+    post,
+    until,
+)
 
 BINARY, BIN = environment("CHECK_BINARY"), pathlib.Path(environment("CHECK_BIN"))
 # Prometheus asks once a second here, so $__rate_interval is four seconds as Grafana reckons it, and some more.
@@ -43,16 +56,12 @@ def compose_fleet(processes, folder):
     """All of compose but its images. Returns the addresses of ingest, of the sandbox and of each admin listener."""
     rendered = run(BIN / "docker-compose", "-f", DEPLOY / "compose.yaml", "config", "--format", "json").stdout
     services = json.loads(rendered)["services"]
-    names = ("nats", "monitor", "public", "sandbox", *STAGES)
-    ports = dict(zip(names, free_ports(len(names))))
+    ports = fleet_ports()
     nats(processes, folder, ports["nats"], ports["monitor"])
     sendgrid = SendGrid(folder)
-    source = (
-        (DEPLOY / "compose/source.toml").read_text().replace("nats://nats:4222", f"nats://127.0.0.1:{ports['nats']}")
-    )
-    source = source.replace("[bus]", f'[bus]\nmonitor_url = "http://127.0.0.1:{ports["monitor"]}"').replace(
-        ":8090", f":{ports['sandbox']}"
-    )
+    source = monitored((DEPLOY / "compose/source.toml").read_text(), ports["monitor"])
+    source = source.replace("nats://nats:4222", f"nats://127.0.0.1:{ports['nats']}")
+    source = source.replace(":8090", f":{ports['sandbox']}")
     # A second connection that leaves calls out, and a webhook, so that their metrics exist.
     source += f"""
 [[workspaces.connections]]
@@ -277,14 +286,7 @@ def observed():
                 "laptop-admin-key",
             )
             verdict.check(done.returncode == 0, "the books of compose balance", done.stdout + done.stderr)
-            for stage in STAGES:
-                began = time.monotonic()
-                code = processes.stop(stage)
-                verdict.check(
-                    code == 0,
-                    f"{stage} leaves in order on SIGTERM",
-                    f"{code} after {time.monotonic() - began:.1f} s\n{processes.log(stage) if code else ''}",
-                )
+            processes.stop_stages("compose's")
         finally:
             processes.end()
 
@@ -295,8 +297,7 @@ def charted():
     rendered = {(o["kind"], o["metadata"]["name"]): o for o in objects(text)}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        names = ("nats", "monitor", "public", "sandbox", *STAGES)
-        ports = dict(zip(names, free_ports(len(names))))
+        ports = fleet_ports()
         secrets = {name: o["stringData"] for (kind, name), o in rendered.items() if kind == "Secret"}
         for entry, value in secrets["acme-inflection-source-secrets"].items():
             (folder / "secrets").mkdir(exist_ok=True)
@@ -324,7 +325,7 @@ def charted():
             if "INFLECTION_CONFIG" in env:
                 source = folder / f"{container['name']}.toml"
                 text = here(rendered[("ConfigMap", config)]["data"]["source.toml"])
-                source.write_text(text.replace("[bus]", f'[bus]\nmonitor_url = "http://127.0.0.1:{ports["monitor"]}"'))
+                source.write_text(monitored(text, ports["monitor"]))
                 env["INFLECTION_CONFIG"] = str(source)
             return [BINARY, *[here(a, stage) for a in container["args"]]], env
 
@@ -374,13 +375,7 @@ def charted():
                     == 200
                 ),
             )
-            for stage in STAGES:
-                code = processes.stop(stage)
-                verdict.check(
-                    code == 0,
-                    f"the chart's {stage} leaves in order on SIGTERM",
-                    f"{code}\n{processes.log(stage) if code else ''}",
-                )
+            processes.stop_stages("the chart's")
         finally:
             processes.end()
 
