@@ -5,7 +5,18 @@ import re
 
 import yaml
 
-from common import ALERTS, CHART, CHECK, DASHBOARDS, ROOT, dashboard_queries, environment, run, verdict
+from common import (
+    ALERTS,
+    CHECK,
+    DASHBOARDS,
+    ROOT,
+    alert_rules,
+    dashboard_queries,
+    environment,
+    expressions,
+    run,
+    verdict,
+)
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 BASE = "https://github.com/inflection-io/inflection-source/blob/main/docs/runbooks/"
@@ -33,12 +44,7 @@ def rules():
             }
             verdict.check(not wrong, f"scenario {scenario['name']!r} says what it expects", str(wrong))
             quiet |= close
-    alerts = {
-        rule["alert"]: rule
-        for group in yaml.safe_load(ALERTS.read_text())["groups"]
-        for rule in group["rules"]
-        if "alert" in rule
-    }
+    alerts = {rule["alert"]: rule for rule in alert_rules() if "alert" in rule}
     verdict.none([f"{name} fires in no scenario" for name in alerts.keys() - fires], "every alert is seen to fire")
     verdict.none(
         [f"{name} is quiet in no scenario" for name in alerts.keys() - quiet], "every alert is seen to be quiet"
@@ -76,13 +82,9 @@ def rules():
 def label_values():
     """Values that expressions match by are words that the program writes: a misspelt one would match nothing, for ever."""
     source = "".join(path.read_text() for path in (ROOT / "crates").rglob("*.rs"))
-    expressions = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-    expressions += [expression for _, _, expression in dashboard_queries()] + [
-        (CHART / "templates/_queries.tpl").read_text()
-    ]
     matched = {
         (label, value)
-        for expression in expressions
+        for expression in expressions()
         for label, values in re.findall(r'\b(outcome|reason|code|fate)[!=]~?"([a-z_|]+)"', expression)
         for value in values.split("|")
     }
@@ -125,7 +127,7 @@ def dashboards():
             occupied |= cells
             if panel["type"] == "row":
                 continue
-            expressions = [target["expr"] for target in panel["targets"]]
+            queries = [target["expr"] for target in panel["targets"]]
             mistakes += [
                 f"{panel['title']}: {what}"
                 for what in [
@@ -133,10 +135,10 @@ def dashboards():
                     not panel["fieldConfig"]["defaults"].get("unit") and "no unit",
                     {target["datasource"]["uid"] for target in panel["targets"]} != {"${datasource}"}
                     and "not the data source variable",
-                    any(re.search(r"(?<!\w)rate\([^()]*_total\b[^()]*\[\d+[sm]\]", e) for e in expressions)
+                    any(re.search(r"(?<!\w)rate\([^()]*_total\b[^()]*\[\d+[sm]\]", e) for e in queries)
                     and "a rate over a fixed short window",
-                    any(re.search(r"_total\{[^{}]*\}(?!\[)", e) for e in expressions) and "a counter without rate",
-                    any("$namespace" not in e for e in expressions) and "not limited to the namespace",
+                    any(re.search(r"_total\{[^{}]*\}(?!\[)", e) for e in queries) and "a counter without rate",
+                    any("$namespace" not in e for e in queries) and "not limited to the namespace",
                 ]
                 if what
             ]

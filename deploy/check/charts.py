@@ -5,14 +5,26 @@ import concurrent.futures
 import json
 import pathlib
 import re
-import subprocess
 import tempfile
 
 import kubernetes_validate
 import yaml
 
-from common import CHART, CHECK, DEPLOY, PREFIX, environment, run, verdict, workspace_version
+from common import (
+    CHART,
+    CHECK,
+    DEPLOY,
+    PREFIX,
+    environment,
+    helm,
+    helm_template,
+    objects,
+    run,
+    verdict,
+    workspace_version,
+)
 from rules import pods, production_rules, restricted, stage_rules
+from running import SendGrid
 
 KUBERNETES = ("1.30", "1.34", "1.37")
 TYPES = {
@@ -42,19 +54,10 @@ REFUSED = {
 }
 
 
-def helm(major, *arguments):
-    return run(environment("CHECK_BIN") + f"/helm{major}", *arguments)
-
-
 def render(job):
-    major, values, version = job
-    more = ["--kube-version", version] if version else []
-    done = helm(major, "template", "acme", CHART, "--namespace", "email", "--values", values, *more)
+    major, values = job
+    done = helm_template(values, "email", major)
     return done.stdout if done.returncode == 0 else None, done.stderr
-
-
-def objects(text):
-    return [document for document in yaml.safe_load_all(text) if document]
 
 
 def versions():
@@ -174,8 +177,9 @@ def policies(folder):
         verdict.check(good, f"checkov is content with {what}", done.stdout[-1500:] + done.stderr[-500:])
 
 
-def program_takes(name, documents, folder):
-    """The rendered arguments and environment are the program's own, and so is the configuration file."""
+def program_takes(name, documents, folder, sendgrid_key):
+    """The rendered arguments and environment are the program's own, and so is the configuration file, which is refused with
+    a key of SendGrid's that is none."""
     binary, mistakes = environment("CHECK_BINARY"), []
     for owner, template in pods(documents):
         for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
@@ -200,24 +204,13 @@ def program_takes(name, documents, folder):
         for path in re.findall(rf'file = "{PREFIX}(.+?)"', text):
             target = secrets / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            key = re.search("sendgrid", path) and SENDGRID_KEY
-            target.write_text(key or "00" * 32)
+            target.write_text(sendgrid_key if "sendgrid" in path else "00" * 32)
         source = folder / "source.toml"
         source.write_text(text.replace(PREFIX, f"{secrets}/"))
         if "[[workspaces]]" not in text:
             continue
         done = run(binary, "config", "check", "--config", source, "--allow-insecure-endpoint=true")
         verdict.check(done.returncode == 0, f"{name}: {document['metadata']['name']} is a configuration", done.stderr)
-
-
-# Any P-256 key; the configuration is refused with something that is none.
-SENDGRID_KEY = subprocess.run(
-    "openssl ecparam -name prime256v1 -genkey -noout | openssl ec -pubout -outform DER 2>/dev/null | base64 -w0",
-    shell=True,
-    capture_output=True,
-    text=True,
-    check=True,
-).stdout
 
 
 def scaling_queries(documents):
@@ -247,14 +240,14 @@ def main():
     lint(all_values)
     refusals()
     notes(all_values)
-    jobs = [(major, values, None) for values in all_values for major in (3, 4)]
+    jobs = [(major, values) for values in all_values for major in (3, 4)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = dict(zip(jobs, pool.map(render, jobs)))
     rendered = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for values in all_values:
-            texts = {major: results[(major, values, None)] for major in (3, 4)}
+            texts = {major: results[(major, values)] for major in (3, 4)}
             for major, (text, why) in texts.items():
                 verdict.check(text, f"helm {major} renders {values.name}", why)
             if not all(text for text, _ in texts.values()):
@@ -266,10 +259,11 @@ def main():
         core_schemas(rendered)
         custom_types(rendered)
         policies(folder)
+        sendgrid = SendGrid(folder)
         for name, documents in rendered.items():
             restricted(name, documents, user_wanted=name != "openshift.yaml")
             stage_rules(name, documents, yaml.safe_load((CHART / "ci" / name).read_text()))
-            program_takes(name, documents, folder)
+            program_takes(name, documents, folder, sendgrid.public)
     production_rules(rendered.get("production.yaml", []))
     scaling_queries(rendered.get("keda.yaml", []))
     verdict.end()

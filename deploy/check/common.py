@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import yaml
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 CHECK = DEPLOY / "check"
@@ -62,12 +64,37 @@ def workspace_version():
     return re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
 
 
+def helm(major, *arguments):
+    return run(environment("CHECK_BIN") + f"/helm{major}", *arguments)
+
+
+def helm_template(values, namespace, major=4):
+    """Has Helm render the chart with a file of values."""
+    return helm(major, "template", "acme", CHART, "--namespace", namespace, "--values", values)
+
+
+def objects(text):
+    """The objects in what Helm rendered; some of its documents are empty."""
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def alert_rules():
+    """Every rule of alerts.yaml, those that only record among them."""
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
 def dashboard_queries():
     """(file, panel, expression) of every target of every panel."""
     for path in DASHBOARDS:
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel.get("targets", []):
                 yield path.name, panel["title"], target["expr"]
+
+
+def expressions():
+    """All that Prometheus is asked: by rules, by panels, and by the scalers, both in one text that has lost its templating."""
+    scalers = re.sub(r"{{.*?}}", "", (CHART / "templates/_queries.tpl").read_text(), flags=re.S)
+    return [*(rule["expr"] for rule in alert_rules()), *(e for _, _, e in dashboard_queries()), scalers]
 
 
 def metric_names(expression):

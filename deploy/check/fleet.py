@@ -1,5 +1,6 @@
-"""The program, started as compose and the chart start it, on a real nats-server; a short load; a real Prometheus; and every
-panel's and alert's query answered from that."""
+"""The program, started as compose and the chart start it, on a real nats-server, and a short load. A real Prometheus scrapes
+compose's stages and a standalone install, evaluates every alert, and answers every panel but those of what never happens here,
+and delivery's scaler; both scalers' queries are tested by promtool (charts.py)."""
 
 import json
 import math
@@ -12,8 +13,35 @@ import urllib.parse
 
 import yaml
 
-from common import ALERTS, CHART, DEPLOY, PREFIX, STAGES, dashboard_queries, environment, metric_names, run, verdict
-from running import NotStarted, Processes, SendGrid, engagement, free_ports, get, load, nats, post, until
+from common import (
+    ALERTS,
+    CHART,
+    DEPLOY,
+    PREFIX,
+    STAGES,
+    dashboard_queries,
+    environment,
+    expressions,
+    helm_template,
+    metric_names,
+    objects,
+    run,
+    verdict,
+)
+from running import (
+    NotStarted,
+    Processes,
+    SendGrid,
+    engagement,
+    fleet_ports,
+    free_ports,
+    get,
+    load,
+    monitored,
+    nats,
+    post,
+    until,
+)
 
 BINARY, BIN = environment("CHECK_BINARY"), pathlib.Path(environment("CHECK_BIN"))
 # Prometheus asks once a second here, so $__rate_interval is four seconds as Grafana reckons it, and some more.
@@ -28,16 +56,12 @@ def compose_fleet(processes, folder):
     """All of compose but its images. Returns the addresses of ingest, of the sandbox and of each admin listener."""
     rendered = run(BIN / "docker-compose", "-f", DEPLOY / "compose.yaml", "config", "--format", "json").stdout
     services = json.loads(rendered)["services"]
-    names = ("nats", "monitor", "public", "sandbox", *STAGES)
-    ports = dict(zip(names, free_ports(len(names))))
+    ports = fleet_ports()
     nats(processes, folder, ports["nats"], ports["monitor"])
     sendgrid = SendGrid(folder)
-    source = (
-        (DEPLOY / "compose/source.toml").read_text().replace("nats://nats:4222", f"nats://127.0.0.1:{ports['nats']}")
-    )
-    source = source.replace("[bus]", f'[bus]\nmonitor_url = "http://127.0.0.1:{ports["monitor"]}"').replace(
-        ":8090", f":{ports['sandbox']}"
-    )
+    source = monitored((DEPLOY / "compose/source.toml").read_text(), ports["monitor"])
+    source = source.replace("nats://nats:4222", f"nats://127.0.0.1:{ports['nats']}")
+    source = source.replace(":8090", f":{ports['sandbox']}")
     # A second connection that leaves calls out, and a webhook, so that their metrics exist.
     source += f"""
 [[workspaces.connections]]
@@ -161,10 +185,8 @@ def names(fleet, standalone):
     exported = lambda text: {
         re.sub(r"_(bucket|sum|count)$", "", n) for n in re.findall(r"^(inflection_\w+)[{ ]", text, re.M)
     }
-    alerts = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-    queries = re.sub(r"{{.*?}}", "", (CHART / "templates/_queries.tpl").read_text(), flags=re.S)
     asked = set()
-    for expression in [*alerts, queries, *[e for _, _, e in dashboard_queries()]]:
+    for expression in expressions():
         asked |= {
             re.sub(r"_(bucket|sum|count)$", "", name) for name in metric_names(expression) if not FOREIGN.match(name)
         }
@@ -182,13 +204,10 @@ def names(fleet, standalone):
 
 def outage(url, ports):
     """Segment is away: the calls that wait are in the books, and KEDA's query does not ask for workers. Then it is back."""
-    text = run(
-        BIN / "helm4", "template", "acme", CHART, "--namespace", "compose", "--values", CHART / "ci/keda.yaml"
-    ).stdout
     (backlog,) = [
         o["spec"]["triggers"][0]["metadata"]["query"]
-        for o in yaml.safe_load_all(text)
-        if o and o["kind"] == "ScaledObject" and o["metadata"]["name"].endswith("-delivery")
+        for o in objects(helm_template(CHART / "ci/keda.yaml", "compose").stdout)
+        if o["kind"] == "ScaledObject" and o["metadata"]["name"].endswith("-delivery")
     ]
     backlog = backlog.replace("[2m]", f"[{RATE_INTERVAL}]")
     waiting = 'sum(max by (workspace, connection) (inflection_ledger_calls{namespace="compose",fate="pending"}))'
@@ -267,29 +286,19 @@ def observed():
                 "laptop-admin-key",
             )
             verdict.check(done.returncode == 0, "the books of compose balance", done.stdout + done.stderr)
-            for stage in STAGES:
-                began = time.monotonic()
-                code = processes.stop(stage)
-                verdict.check(
-                    code == 0,
-                    f"{stage} leaves in order on SIGTERM",
-                    f"{code} after {time.monotonic() - began:.1f} s\n{processes.log(stage) if code else ''}",
-                )
+            processes.stop_stages("compose's")
         finally:
             processes.end()
 
 
 def charted():
     """The chart's trial: its job, its three stages with the sandbox, and its `helm test`, from the rendered objects."""
-    text = run(
-        BIN / "helm4", "template", "acme", CHART, "--namespace", "email", "--values", CHART / "ci/trial.yaml"
-    ).stdout
-    objects = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(text) if o}
+    text = helm_template(CHART / "ci/trial.yaml", "email").stdout
+    rendered = {(o["kind"], o["metadata"]["name"]): o for o in objects(text)}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        names = ("nats", "monitor", "public", "sandbox", *STAGES)
-        ports = dict(zip(names, free_ports(len(names))))
-        secrets = {name: o["stringData"] for (kind, name), o in objects.items() if kind == "Secret"}
+        ports = fleet_ports()
+        secrets = {name: o["stringData"] for (kind, name), o in rendered.items() if kind == "Secret"}
         for entry, value in secrets["acme-inflection-source-secrets"].items():
             (folder / "secrets").mkdir(exist_ok=True)
             (folder / "secrets" / entry).write_text(value)
@@ -315,15 +324,15 @@ def charted():
                 )
             if "INFLECTION_CONFIG" in env:
                 source = folder / f"{container['name']}.toml"
-                text = here(objects[("ConfigMap", config)]["data"]["source.toml"])
-                source.write_text(text.replace("[bus]", f'[bus]\nmonitor_url = "http://127.0.0.1:{ports["monitor"]}"'))
+                text = here(rendered[("ConfigMap", config)]["data"]["source.toml"])
+                source.write_text(monitored(text, ports["monitor"]))
                 env["INFLECTION_CONFIG"] = str(source)
             return [BINARY, *[here(a, stage) for a in container["args"]]], env
 
         processes = Processes(folder)
         try:
             nats(processes, folder, ports["nats"], ports["monitor"])
-            job = objects[("Job", "acme-inflection-source-provision")]["spec"]["template"]["spec"]["containers"][0]
+            job = rendered[("Job", "acme-inflection-source-provision")]["spec"]["template"]["spec"]["containers"][0]
             for attempt in ("makes", "finds"):
                 line, env = command(job, "acme-inflection-source-provision")
                 done = run(*line, env=env)
@@ -331,12 +340,11 @@ def charted():
                     done.returncode == 0, f"the chart's provision {attempt} the streams", done.stdout + done.stderr
                 )
             for stage in STAGES:
-                for container in objects[("Deployment", f"acme-inflection-source-{stage}")]["spec"]["template"]["spec"][
-                    "containers"
-                ]:
+                pod = rendered[("Deployment", f"acme-inflection-source-{stage}")]["spec"]["template"]["spec"]
+                for container in pod["containers"]:
                     line, env = command(container, "acme-inflection-source-config", stage)
                     processes.start(container["name"], line, env)
-            smoke = objects[("Pod", "acme-inflection-source-smoke")]["spec"]
+            smoke = rendered[("Pod", "acme-inflection-source-smoke")]["spec"]
             for container in smoke["initContainers"]:
                 line, env = command(container, "")
                 if not until(f"the chart's {container['name']}", lambda: run(*line, env=env).returncode == 0):
@@ -367,13 +375,7 @@ def charted():
                     == 200
                 ),
             )
-            for stage in STAGES:
-                code = processes.stop(stage)
-                verdict.check(
-                    code == 0,
-                    f"the chart's {stage} leaves in order on SIGTERM",
-                    f"{code}\n{processes.log(stage) if code else ''}",
-                )
+            processes.stop_stages("the chart's")
         finally:
             processes.end()
 

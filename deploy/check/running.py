@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
-from common import DEPLOY, environment, run, verdict
+from common import DEPLOY, STAGES, environment, run, verdict
 
 
 def free_ports(count):
@@ -21,6 +21,17 @@ def free_ports(count):
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def fleet_ports():
+    """A port for each listener of a whole installation, by name; a stage's is its admin listener."""
+    names = ("nats", "monitor", "public", "sandbox", *STAGES)
+    return dict(zip(names, free_ports(len(names))))
+
+
+def monitored(source, port):
+    """A configuration file that says where NATS tells how it is, which is not on the port where it would be sought."""
+    return source.replace("[bus]", f'[bus]\nmonitor_url = "http://127.0.0.1:{port}"')
 
 
 def until(what, ready, seconds=30):
@@ -71,6 +82,17 @@ class Processes:
         except subprocess.TimeoutExpired:
             process.kill()
             return None
+
+    def stop_stages(self, whose):
+        """Each has to leave by itself, with success."""
+        for stage in STAGES:
+            began = time.monotonic()
+            code = self.stop(stage)
+            verdict.check(
+                code == 0,
+                f"{whose} {stage} leaves in order on SIGTERM",
+                f"{code} after {time.monotonic() - began:.1f} s\n{self.log(stage) if code else ''}",
+            )
 
     def log(self, name):
         return (self.folder / f"{name}.log").read_text()[-1500:]
