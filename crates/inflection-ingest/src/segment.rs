@@ -78,7 +78,7 @@ impl Service {
 
     /// Counts and answers what is refused as a whole.
     pub(crate) fn refuse_calls(&self, refusal: &Refusal, id: &str) -> Response<Body> {
-        let count = refusal.rejected.len().max(1) as u64;
+        let count = refusal.events().max(1) as u64;
         self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
         refused(refusal, id)
     }
@@ -117,7 +117,7 @@ impl Service {
         service::reserve_more(&mut in_hand, envelope.added_bytes())?;
         let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
         let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
-            self.rejected.add(&workspace, refusal.rejected.len());
+            self.rejected.add(&workspace, refusal.events());
         })?;
         drop(envelope);
         senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
@@ -128,7 +128,9 @@ impl Service {
 
     fn count(&self, taken: &Taken<'_>, workspace: &WorkspaceId) {
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.facts.len() as u64);
-        self.metrics.unmapped.with(&[("provider", "segment")]).add(taken.ignored.len() as u64);
+        for (_, why) in &taken.ignored {
+            self.metrics.unmapped.with(&[("provider", "segment"), ("type", why.name())]).add(1);
+        }
         self.rejected.add(workspace, taken.rejected.len() + taken.unnamed);
         for (_, why) in &taken.rejected {
             self.metrics.rejected.with(&[("code", why.code.name())]).add(1);

@@ -23,7 +23,7 @@ use crate::metrics::IngestMetrics;
 use crate::rejected::Rejected;
 use crate::segment::Endpoint;
 use crate::senders::Senders;
-use crate::webhooks::{self, Amazon, SignatureClock, Tokens};
+use crate::webhooks::{Amazon, SignatureClock, Tokens};
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
 
@@ -122,7 +122,7 @@ impl Service {
         if self.draining.load(Ordering::Relaxed) {
             let leaving = Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS);
             let is_webhook = path.starts_with("/v1/webhooks/");
-            return if is_webhook { webhooks::refused(&leaving, &id) } else { refuse(leaving) };
+            return if is_webhook { self.refuse_webhook(&leaving, &id) } else { refuse(leaving) };
         }
         if path == "/v1/events" {
             if request.method() != Method::POST {
@@ -136,7 +136,7 @@ impl Service {
             return match self.events(request, &workspace, &senders).await {
                 Ok(answer) => answer,
                 Err(refusal) => {
-                    self.rejected.add(&workspace, refusal.rejected.len());
+                    self.rejected.add(&workspace, refusal.events());
                     refuse(refusal)
                 }
             };
@@ -151,7 +151,7 @@ impl Service {
     }
 
     fn refuse(&self, refusal: &Refusal, id: &str) -> Response<Body> {
-        let count = refusal.rejected.len().max(1) as u64;
+        let count = refusal.events().max(1) as u64;
         self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
         refusal.answer(id, None)
     }

@@ -159,6 +159,7 @@ pub(super) fn take<'a>(envelope: &Envelope<'a>, context: Context<'_>, request_id
         Some((_, first)) if taken.accepted == 0 && taken.ignored.is_empty() => {
             let mut refusal = Refusal::new(first.code, first.message.clone());
             refusal.rejected = rejected_list(&taken.rejected);
+            refusal.unnamed = taken.unnamed;
             Err(refusal)
         }
         _ => Ok(taken),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use inflection_control::{Field, Webhook};
 use serde_json::{Map, Value as Json};
 
+use super::elements;
 use super::values::scalar;
 
 /// How surely a name means one of our fields; the surest wins.
@@ -45,9 +46,9 @@ impl Metadata {
         object.into_iter().flatten().for_each(|(name, value)| self.add(name, value));
     }
 
-    /// Takes an object that stands in a text, as providers without structured custom data carry it.
+    /// Takes an object that stands in a text, as providers without structured custom data carry it: bounded like an event.
     pub(crate) fn add_json_text(&mut self, text: Option<&str>) {
-        let parsed = text.and_then(|text| serde_json::from_str::<Json>(text).ok());
+        let parsed = text.and_then(|text| elements::build(text).ok());
         self.add_object(parsed.as_ref().and_then(Json::as_object));
     }
 
@@ -138,5 +139,18 @@ mod tests {
         assert_eq!(metadata.take(Field::PersonId).as_deref(), Some("p"));
         assert_eq!(metadata.take(Field::CampaignId).as_deref(), Some("spring"));
         assert_eq!(metadata.take(Field::CampaignId), None);
+    }
+
+    #[test]
+    fn an_object_in_a_text_is_bounded_like_an_event() {
+        let person = |values: usize| {
+            let mut metadata = Metadata::of(&webhook());
+            let text = format!(r#"{{"person_id":"p","more":[{}]}}"#, vec!["0"; values].join(","));
+            metadata.add_json_text(Some(&text));
+            metadata.take(Field::PersonId)
+        };
+        // Beside the values of the list: the object, its second member, and the list.
+        assert_eq!(person(elements::VALUES_MAX - 3).as_deref(), Some("p"));
+        assert_eq!(person(elements::VALUES_MAX - 2), None);
     }
 }

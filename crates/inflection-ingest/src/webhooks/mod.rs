@@ -28,7 +28,7 @@ mod ses;
 mod sparkpost;
 mod svix;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unparsed;
 mod values;
 
@@ -140,15 +140,18 @@ impl Service {
             return self.handshake(&request, provider, token);
         }
         if request.method() != Method::POST {
-            return Refusal::new(Code::MethodNotAllowed, "webhooks are posted").answer(id, None);
+            return self.refuse_webhook(&Refusal::new(Code::MethodNotAllowed, "webhooks are posted"), id);
         }
         match self.take_webhook(request, provider, token).await {
             Ok(()) => Response::new(Body::from("ok")),
-            Err(refusal) => {
-                self.metrics.rejected.with(&[("code", refusal.code.name())]).add(1);
-                refused(&refusal, id)
-            }
+            Err(refusal) => self.refuse_webhook(&refusal, id),
         }
+    }
+
+    /// Counts and answers what is not taken.
+    pub(crate) fn refuse_webhook(&self, refusal: &Refusal, id: &str) -> Response<Body> {
+        self.metrics.rejected.with(&[("code", refusal.code.name())]).add(1);
+        refused(refusal, id)
     }
 
     /// The handshake of CloudEvents' webhooks: a sender asks whether it may send, and is told so if its origin is known.
@@ -305,7 +308,7 @@ fn unreachable(error: &amazon::FetchError) -> Refusal {
 
 /// The answer to a request that is not taken. Whatever may be better another time is 429, the one code on which every
 /// provider tries again.
-pub(crate) fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
+fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
     let again = refusal.retry_after.is_some()
         || refusal.code == Code::RequestTimeout
         || refusal.code.status().is_server_error();
