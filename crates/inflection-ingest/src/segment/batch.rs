@@ -11,7 +11,7 @@ use super::item::{Call, Item};
 use super::shared::{Shared, members_of};
 use super::{BATCH_BYTES_MAX, Endpoint, ITEMS_MAX};
 use crate::answer::{Code, Refusal};
-use crate::events::{describe, rejected_list};
+use crate::events::describe;
 use crate::fact::{Context, EVENT_BYTES_MAX, Rejection};
 use crate::json::{Fault, Keys, Reader, Value};
 
@@ -155,15 +155,13 @@ pub(super) fn take<'a>(envelope: &Envelope<'a>, context: Context<'_>, request_id
     if count == 0 {
         return Err(Refusal::new(Code::EmptyBatch, "there is no call in the body"));
     }
-    match taken.rejected.first() {
-        Some((_, first)) if taken.accepted == 0 && taken.ignored.is_empty() => {
-            let mut refusal = Refusal::new(first.code, first.message.clone());
-            refusal.rejected = rejected_list(&taken.rejected);
-            refusal.unnamed = taken.unnamed;
-            Err(refusal)
-        }
-        _ => Ok(taken),
+    if taken.accepted == 0
+        && taken.ignored.is_empty()
+        && let Some(refusal) = Refusal::of_all(&taken.rejected)
+    {
+        return Err(Refusal { unnamed: taken.unnamed, ..refusal });
     }
+    Ok(taken)
 }
 
 /// Reads what is no object.
