@@ -99,18 +99,10 @@ impl Report {
             return whole(id)
                 .unwrap_or_else(|| format!("{provider}:hash-{}", Hash128::of("webhook event id", &[id.as_bytes()])));
         }
-        let bytes = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
         let time = self.at.map(|at| at.as_ms().to_le_bytes()).unwrap_or_default();
-        let parts = [
-            self.kind.name().as_bytes().to_vec(),
-            bytes(&self.message_id),
-            bytes(&self.email),
-            time.to_vec(),
-            bytes(&self.url),
-            bytes(&self.ip),
-            bytes(&self.user_agent),
-        ];
-        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let [message, email, url, ip, agent] = [&self.message_id, &self.email, &self.url, &self.ip, &self.user_agent]
+            .map(|text| text.as_deref().unwrap_or_default().as_bytes());
+        let parts = [self.kind.name().as_bytes(), message, email, &time, url, ip, agent];
         format!("{provider}:content-{}", Hash128::of("webhook content id", &parts))
     }
 }
@@ -142,6 +134,24 @@ pub(crate) fn status_in(text: &str) -> Option<&str> {
         let mut number = || parts.next().is_some_and(|part| (1..=3).contains(&part.len()));
         class && number() && number() && parts.next().is_none()
     })
+}
+
+/// A class that the provider tells without knowing of blocks: that a policy was the reason shows in what the server said only.
+pub(crate) fn block_or(told: BounceClass, said: Option<&str>) -> BounceClass {
+    let class = said.and_then(status_in).and_then(class_of_status);
+    if class == Some(BounceClass::Block) { BounceClass::Block } else { told }
+}
+
+/// The class of a bounce in the vocabulary of Amazon SES, its type and subtype; `None` for what was suppressed before any
+/// server could refuse it. SES reports transient bounces only when it has stopped trying.
+pub(crate) fn class_of_ses(kind: &str, sub: &str) -> Option<BounceClass> {
+    match (kind, sub) {
+        ("Permanent", "Suppressed" | "OnAccountSuppressionList") => None,
+        ("Permanent", _) => Some(BounceClass::Hard),
+        ("Transient", "ContentRejected" | "AttachmentRejected") => Some(BounceClass::Block),
+        ("Transient", _) => Some(BounceClass::Soft),
+        _ => Some(BounceClass::Undetermined),
+    }
 }
 
 #[cfg(test)]
@@ -198,6 +208,35 @@ mod tests {
         ] {
             assert_eq!(status_in(text), status, "{text}");
             assert_eq!(status_in(text).and_then(class_of_status), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn bounces_of_ses_have_classes() {
+        for (kind, sub, class) in [
+            ("Permanent", "General", Some(BounceClass::Hard)),
+            ("Permanent", "NoEmail", Some(BounceClass::Hard)),
+            ("Permanent", "Suppressed", None),
+            ("Permanent", "OnAccountSuppressionList", None),
+            ("Transient", "MailboxFull", Some(BounceClass::Soft)),
+            ("Transient", "ContentRejected", Some(BounceClass::Block)),
+            ("Transient", "AttachmentRejected", Some(BounceClass::Block)),
+            ("Undetermined", "Undetermined", Some(BounceClass::Undetermined)),
+            ("", "", Some(BounceClass::Undetermined)),
+        ] {
+            assert_eq!(class_of_ses(kind, sub), class, "{kind}/{sub}");
+        }
+    }
+
+    #[test]
+    fn a_policy_shows_in_what_the_server_said() {
+        for (said, class) in [
+            (Some("550 5.7.1 refused by policy"), BounceClass::Block),
+            (Some("550 5.1.1 no such user"), BounceClass::Soft),
+            (Some("gone"), BounceClass::Soft),
+            (None, BounceClass::Soft),
+        ] {
+            assert_eq!(block_or(BounceClass::Soft, said), class, "{said:?}");
         }
     }
 

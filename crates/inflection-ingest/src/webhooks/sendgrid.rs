@@ -58,7 +58,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     };
     // SendGrid flattens custom arguments into the event.
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(event.as_object());
+    metadata.add_object(Some(event));
     let metadata = metadata
         .or(Field::EmailId, text(event, &["singlesend_id"]))
         .or(Field::CampaignId, text(event, &["marketing_campaign_id"]))
