@@ -264,7 +264,7 @@ mod tests {
     fn taken(body: &str, layout: Layout) -> Result<Taken<'_>, (Code, Vec<serde_json::Value>)> {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
         let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
-        let context = Context { workspace: &workspace, key: &key, now, clamp_time: false };
+        let context = Context { workspace: &workspace, key: &key, now };
         take(body.as_bytes(), layout, context, &|_, connection| connection.is_none_or(|name| name == "prod"))
             .map_err(|refusal| (refusal.code, refusal.rejected))
     }

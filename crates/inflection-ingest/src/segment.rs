@@ -106,7 +106,7 @@ impl Service {
             None => by_body(&envelope, &senders)?,
         };
         service::reserve_more(&mut in_hand, envelope.added_bytes())?;
-        let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
+        let context = Context { workspace: &workspace, key: &self.installation, now: now() };
         let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
             self.rejected.add(&workspace, refusal.events());
         })?;

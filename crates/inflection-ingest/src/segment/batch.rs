@@ -64,6 +64,15 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// How many items there are, but for those that are too many.
+    fn items(&self) -> usize {
+        match &self.content {
+            Content::Nothing => 0,
+            Content::Single(..) => 1,
+            Content::Items(items, _) => items.len(),
+        }
+    }
+
     /// What is added to each item.
     pub(super) fn shared_bytes(&self) -> usize {
         self.context.bytes() + self.integrations.bytes()
@@ -141,8 +150,8 @@ pub(super) struct Taken<'a> {
 
 /// Reads and checks every item. What is wrong with one costs no other; when all are refused, so is the request.
 pub(super) fn take<'a>(envelope: &Envelope<'a>, context: Context<'_>, request_id: &str) -> Result<Taken<'a>, Refusal> {
-    let mut collector =
-        Collector { envelope, context, request_id, index: 0, taken: Taken::default(), seen: HashMap::new() };
+    let seen = HashMap::with_capacity(envelope.items());
+    let mut collector = Collector { envelope, context, request_id, index: 0, taken: Taken::default(), seen };
     match &envelope.content {
         Content::Nothing => {}
         Content::Single(call, item) => collector.item(Ok(*call), item),

@@ -13,7 +13,7 @@ const AT: &str = "2026-11-23T09:59:00.000Z";
 fn read<T>(body: &[u8], endpoint: Endpoint, then: impl FnOnce(Result<Taken<'_>, Refusal>) -> T) -> T {
     let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
     let now = Timestamp::parse(NOW).unwrap();
-    let context = Context { workspace: &workspace, key: &key, now, clamp_time: false };
+    let context = Context { workspace: &workspace, key: &key, now };
     match Envelope::read(body, endpoint) {
         Ok(envelope) => then(batch::take(&envelope, context, "req_1")),
         Err(refusal) => then(Err(refusal)),
