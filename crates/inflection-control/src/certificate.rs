@@ -1,8 +1,8 @@
 //! As much of an X.509 certificate as a signature of SNS needs: its key and how long it is good.
 //!
-//! A certificate comes over TLS from Amazon's own host, or stands in the configuration, so who issued it is known without its chain. What is left to do is to
-//! find two fields in it, and to fail on whatever is no certificate; a library of X.509 would bring far more code than this
-//! walk over a handful of nested values.
+//! A certificate comes over TLS from Amazon's own host, or stands in the configuration, so who issued it is known without its
+//! chain. What is left to do is to find two fields in it, and to fail on whatever is no certificate; a library of X.509 would
+//! bring far more code than this walk over a handful of nested values.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

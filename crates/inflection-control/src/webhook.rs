@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::{Certificate, Secret};
 
 /// Who reports to a webhook. A row in each of these matches, a file in `inflection-ingest/src/webhooks`, a folder of
@@ -65,6 +68,24 @@ pub enum KeyForm {
     Base64,
     /// Base64 of a P-256 public key with its algorithm (SubjectPublicKeyInfo), without armour.
     P256PublicKey,
+}
+
+impl KeyForm {
+    /// The key that a secret is: bytes of an HMAC's key, or the point of a public key. `None` when it is not written so. How
+    /// long the key is, is not looked at.
+    #[must_use]
+    pub fn decode(self, secret: &Secret) -> Option<Vec<u8>> {
+        let text = secret.expose();
+        match self {
+            Self::Text => Some(text.as_bytes().to_vec()),
+            Self::Base64 => STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok(),
+            // Consoles and terminals break the line.
+            Self::P256PublicKey => {
+                let der = STANDARD.decode(text.replace(['\n', '\r', ' '], "")).ok()?;
+                der.strip_prefix(&P256_SPKI_PREFIX).map(<[u8]>::to_vec)
+            }
+        }
+    }
 }
 
 impl Provider {

@@ -142,15 +142,22 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<u64>,
     /// Events and why each was refused, when the request consists of refused events only.
     pub(crate) rejected: Vec<serde_json::Value>,
+    /// How many more were refused than are named.
+    pub(crate) unnamed: usize,
 }
 
 impl Refusal {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None, rejected: Vec::new() }
+        Self { code, message: message.into(), retry_after: None, rejected: Vec::new(), unnamed: 0 }
     }
 
     pub(crate) fn later(code: Code, message: impl Into<String>, seconds: u64) -> Self {
         Self { retry_after: Some(seconds.max(1)), ..Self::new(code, message) }
+    }
+
+    /// How many events were refused; none when the request was for another reason.
+    pub(crate) fn events(&self) -> usize {
+        self.rejected.len() + self.unnamed
     }
 
     /// The answer. `status` replaces the code's own, for routes whose callers understand other ones.

@@ -4,11 +4,14 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::EXPECT;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use crate::answer::{Code, Refusal};
+use crate::request;
 
 /// How long a body may take, from the first byte to the last.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,6 +20,27 @@ pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 const LINGER_IDLE: Duration = Duration::from_millis(50);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A body whose announced length is within `bytes_max`, and how many bytes it may come to. One of a greater length is refused
+/// before it is taken in.
+pub(crate) async fn expected(
+    headers: &HeaderMap,
+    body: Body,
+    gzip: bool,
+    bytes_max: usize,
+) -> Result<(usize, Body), Refusal> {
+    match request::announced_bytes(headers, bytes_max) {
+        // What is announced of a compressed body says nothing of what it unpacks to.
+        Ok(announced) => Ok((announced.filter(|_| !gzip).unwrap_or(bytes_max), body)),
+        Err(refusal) => {
+            // Who waits for leave to send has sent nothing.
+            if !headers.contains_key(EXPECT) {
+                linger(body).await;
+            }
+            Err(refusal)
+        }
+    }
+}
 
 /// Reads a body of at most `bytes_max` bytes.
 pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
@@ -31,7 +55,7 @@ pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Refusal>
 
 /// Reads on for a moment after a refusal, so that a sender that is still writing gets to read the answer: closing on
 /// unread bytes resets the connection, and the answer with it.
-pub(crate) async fn linger(body: Body) {
+async fn linger(body: Body) {
     let (mut left, mut body) = (LINGER_BYTES_MAX, body.into_data_stream());
     let read = async {
         // Who sends nothing more is waiting for the answer.

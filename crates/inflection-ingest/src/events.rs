@@ -33,6 +33,14 @@ impl From<Fault> for Refusal {
     }
 }
 
+impl Refusal {
+    /// A request of which nothing is taken, for the first of the reasons that its events were refused for.
+    pub(crate) fn of_all(rejected: &[(usize, Rejection)]) -> Option<Self> {
+        let (_, first) = rejected.first()?;
+        Some(Self { rejected: rejected_list(rejected), ..Self::new(first.code, first.message.clone()) })
+    }
+}
+
 pub(crate) fn describe(fault: Fault) -> (Code, &'static str) {
     match fault {
         Fault::Syntax => (Code::BadJson, "the body is not JSON"),
@@ -68,14 +76,12 @@ pub(crate) fn take<'a>(
     if count == 0 {
         return Err(Refusal::new(Code::EmptyBatch, "there is no event in the body"));
     }
-    match taken.rejected.first() {
-        Some((_, first)) if taken.accepted == 0 => {
-            let mut refusal = Refusal::new(first.code, first.message.clone());
-            refusal.rejected = rejected_list(&taken.rejected);
-            Err(refusal)
-        }
-        _ => Ok(taken),
+    if taken.accepted == 0
+        && let Some(refusal) = Refusal::of_all(&taken.rejected)
+    {
+        return Err(refusal);
     }
+    Ok(taken)
 }
 
 /// Whether a workspace and connection that an event names are its key's own.
@@ -258,7 +264,7 @@ mod tests {
     fn taken(body: &str, layout: Layout) -> Result<Taken<'_>, (Code, Vec<serde_json::Value>)> {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
         let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
-        let context = Context { workspace: &workspace, key: &key, now, clamp_time: false };
+        let context = Context { workspace: &workspace, key: &key, now };
         take(body.as_bytes(), layout, context, &|_, connection| connection.is_none_or(|name| name == "prod"))
             .map_err(|refusal| (refusal.code, refusal.rejected))
     }

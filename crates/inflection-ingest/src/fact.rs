@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
-    InvalidId, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId, classify_open,
-    is_blocked_user_id, is_placeholder,
+    InvalidId, InvalidTimestamp, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId,
+    classify_open, is_blocked_user_id, is_placeholder,
 };
 
 use crate::answer::Code;
@@ -44,8 +44,13 @@ pub(crate) struct Context<'a> {
     pub(crate) workspace: &'a WorkspaceId,
     pub(crate) key: &'a InstallationKey,
     pub(crate) now: Timestamp,
-    /// Whether a time out of range is moved to `now` and not refused: a provider cannot be told to send another.
-    pub(crate) clamp_time: bool,
+}
+
+impl Context<'_> {
+    /// Whether a fact may have happened then: in the past year, or as little ahead as clocks differ.
+    pub(crate) fn is_in_range(&self, at: Timestamp) -> bool {
+        (-AGE_MAX_MS..=AHEAD_MAX_MS).contains(&(at.as_ms() - self.now.as_ms()))
+    }
 }
 
 /// Checks everything a sender claims. Texts are moved or borrowed, never copied.
@@ -203,20 +208,12 @@ fn kind(input: &Input<'_>) -> Result<FactKind, Rejection> {
 }
 
 fn timestamp(input: &Input<'_>, context: Context<'_>) -> Result<Timestamp, Rejection> {
-    let parsed = match &input.timestamp {
-        None => return Err(Rejection::new(Code::MissingField, "timestamp is missing")),
-        Some(Value::Text(text)) => Timestamp::parse(text),
-        Some(Value::Number(number)) => {
-            number.parse().map_or(Err(inflection_domain::InvalidTimestamp::NotMilliseconds), Timestamp::from_epoch_ms)
-        }
-        Some(_) => return Err(bad_type("timestamp", "an RFC 3339 string with a zone, or epoch milliseconds")),
+    let Some(value) = &input.timestamp else {
+        return Err(Rejection::new(Code::MissingField, "timestamp is missing"));
     };
-    let at = parsed.map_err(|error| Rejection::new(Code::BadTimestamp, format!("timestamp {error}")))?;
-    let ahead = at.as_ms() - context.now.as_ms();
-    if (-AGE_MAX_MS..=AHEAD_MAX_MS).contains(&ahead) {
+    let at = moment("timestamp", value, "an RFC 3339 string with a zone, or epoch milliseconds")?;
+    if context.is_in_range(at) {
         Ok(at)
-    } else if context.clamp_time {
-        Ok(context.now)
     } else {
         let message = "timestamp is more than 5 minutes ahead of our clock or more than a year old";
         Err(Rejection::new(Code::TimestampOutOfRange, message))
@@ -470,6 +467,18 @@ pub(crate) fn bad_type(field: &str, wanted: &str) -> Rejection {
     Rejection::new(Code::BadType, format!("{field} must be {wanted}"))
 }
 
+/// A moment: RFC 3339 with a zone, or milliseconds since 1970. `wanted` is what is said of any other type.
+pub(crate) fn moment(field: &str, value: &Value<'_>, wanted: &str) -> Result<Timestamp, Rejection> {
+    let parsed = match value {
+        Value::Text(text) => Timestamp::parse(text),
+        Value::Number(number) => {
+            number.parse().map_or(Err(InvalidTimestamp::NotMilliseconds), Timestamp::from_epoch_ms)
+        }
+        Value::Null | Value::Bool(_) | Value::Array | Value::Object { .. } => return Err(bad_type(field, wanted)),
+    };
+    parsed.map_err(|error| Rejection::new(Code::BadTimestamp, format!("{field} {error}")))
+}
+
 fn string<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<Option<&'v str>, Rejection> {
     match value {
         None => Ok(None),
@@ -504,10 +513,17 @@ fn flag(field: &str, value: Option<&Value<'_>>) -> Result<Option<bool>, Rejectio
 
 fn members<'a>(field: &str, value: Option<&Value<'a>>) -> Result<&'a str, Rejection> {
     match value {
-        None => Ok(""),
         Some(Value::Object { keys, .. }) if *keys > KEYS_MAX => {
             Err(Rejection::new(Code::TooManyFields, format!("{field} has more than {KEYS_MAX} keys")))
         }
+        value => object(field, value),
+    }
+}
+
+/// The members of an optional object.
+pub(crate) fn object<'a>(field: &str, value: Option<&Value<'a>>) -> Result<&'a str, Rejection> {
+    match value {
+        None => Ok(""),
         Some(Value::Object { members, .. }) => Ok(members),
         Some(_) => Err(bad_type(field, "an object")),
     }

@@ -10,6 +10,8 @@
 mod answer;
 mod auth;
 mod body;
+#[cfg(test)]
+mod desk;
 mod events;
 mod fact;
 mod framing;

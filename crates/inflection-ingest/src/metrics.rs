@@ -2,13 +2,15 @@
 
 use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
 
+use crate::answer::Code;
+
 /// Metrics of the ingest stage.
 #[derive(Debug, Clone)]
 pub struct IngestMetrics {
     /// Events stored and answered for: facts, as the ledger counts them. An SDK's identify may be two.
     pub(crate) accepted: CounterFamily,
     /// Events and whole requests refused, by code.
-    pub(crate) rejected: CounterFamily,
+    rejected: CounterFamily,
     /// Provider events that are none of ours, by provider and type.
     pub(crate) unmapped: CounterFamily,
     /// Provider requests, or refused events of one, that could not be kept for a person to look at, by provider.
@@ -35,5 +37,10 @@ impl IngestMetrics {
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
         }
+    }
+
+    /// Counts events, or a whole request, as refused.
+    pub(crate) fn reject(&self, code: Code, count: usize) {
+        self.rejected.with(&[("code", code.name())]).add(count as u64);
     }
 }

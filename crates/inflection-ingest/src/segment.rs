@@ -11,7 +11,7 @@ mod mail;
 mod shared;
 
 use axum::body::Body;
-use axum::http::header::{AUTHORIZATION, EXPECT};
+use axum::http::header::AUTHORIZATION;
 use axum::http::{Method, Request, Response, StatusCode};
 use inflection_domain::WorkspaceId;
 use serde_json::{Map, Value, json};
@@ -78,8 +78,7 @@ impl Service {
 
     /// Counts and answers what is refused as a whole.
     pub(crate) fn refuse_calls(&self, refusal: &Refusal, id: &str) -> Response<Body> {
-        let count = refusal.rejected.len().max(1) as u64;
-        self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
+        self.count_refused(refusal);
         refused(refusal, id)
     }
 
@@ -90,34 +89,26 @@ impl Service {
         id: &str,
     ) -> Result<Response<Body>, Refusal> {
         let senders = self.senders();
-        let headers = request.headers();
+        let (head, body) = request.into_parts();
+        let headers = &head.headers;
         let by_header = headers.contains_key(AUTHORIZATION);
         let known = if by_header { Some(auth::workspace(headers, &senders.keys)?) } else { None };
         request::media_type(headers, &MEDIA_TYPES)?;
         let gzip = request::is_gzip(headers)?;
         let bytes_max = endpoint.bytes_max();
-        let announced = match request::announced_bytes(headers, bytes_max) {
-            Ok(announced) => announced,
-            Err(refusal) => {
-                if !headers.contains_key(EXPECT) {
-                    body::linger(request.into_body()).await;
-                }
-                return Err(refusal);
-            }
-        };
+        let (room, body) = body::expected(headers, body, gzip, bytes_max).await?;
         // Who has shown no key yet takes from the share of those who have not.
-        let room = announced.filter(|_| !gzip).unwrap_or(bytes_max);
         let mut in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
-        let bytes = self.read(request.into_body(), bytes_max, gzip).await?;
+        let bytes = self.read(body, bytes_max, gzip).await?;
         let envelope = Envelope::read(&bytes, endpoint)?;
         let workspace = match known {
             Some(workspace) => workspace,
             None => by_body(&envelope, &senders)?,
         };
         service::reserve_more(&mut in_hand, envelope.added_bytes())?;
-        let context = Context { workspace: &workspace, key: &self.installation, now: now(), clamp_time: false };
+        let context = Context { workspace: &workspace, key: &self.installation, now: now() };
         let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
-            self.rejected.add(&workspace, refusal.rejected.len());
+            self.rejected.add(&workspace, refusal.events());
         })?;
         drop(envelope);
         senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
@@ -128,12 +119,14 @@ impl Service {
 
     fn count(&self, taken: &Taken<'_>, workspace: &WorkspaceId) {
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.facts.len() as u64);
-        self.metrics.unmapped.with(&[("provider", "segment")]).add(taken.ignored.len() as u64);
+        for (_, why) in &taken.ignored {
+            self.metrics.unmapped.with(&[("provider", "segment"), ("type", why.name())]).add(1);
+        }
         self.rejected.add(workspace, taken.rejected.len() + taken.unnamed);
         for (_, why) in &taken.rejected {
-            self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
+            self.metrics.reject(why.code, 1);
         }
-        self.metrics.rejected.with(&[("code", Code::TooManyEvents.name())]).add(taken.unnamed as u64);
+        self.metrics.reject(Code::TooManyEvents, taken.unnamed);
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::header::EXPECT;
 use axum::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -23,7 +22,7 @@ use crate::metrics::IngestMetrics;
 use crate::rejected::Rejected;
 use crate::segment::Endpoint;
 use crate::senders::Senders;
-use crate::webhooks::{self, Amazon, SignatureClock, Tokens};
+use crate::webhooks::{Amazon, SignatureClock, Tokens};
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
 
@@ -122,7 +121,7 @@ impl Service {
         if self.draining.load(Ordering::Relaxed) {
             let leaving = Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS);
             let is_webhook = path.starts_with("/v1/webhooks/");
-            return if is_webhook { webhooks::refused(&leaving, &id) } else { refuse(leaving) };
+            return if is_webhook { self.refuse_webhook(&leaving, &id) } else { refuse(leaving) };
         }
         if path == "/v1/events" {
             if request.method() != Method::POST {
@@ -136,7 +135,7 @@ impl Service {
             return match self.events(request, &workspace, &senders).await {
                 Ok(answer) => answer,
                 Err(refusal) => {
-                    self.rejected.add(&workspace, refusal.rejected.len());
+                    self.rejected.add(&workspace, refusal.events());
                     refuse(refusal)
                 }
             };
@@ -151,9 +150,13 @@ impl Service {
     }
 
     fn refuse(&self, refusal: &Refusal, id: &str) -> Response<Body> {
-        let count = refusal.rejected.len().max(1) as u64;
-        self.metrics.rejected.with(&[("code", refusal.code.name())]).add(count);
+        self.count_refused(refusal);
         refusal.answer(id, None)
+    }
+
+    /// Counts what is refused as a whole, at whichever door.
+    pub(crate) fn count_refused(&self, refusal: &Refusal) {
+        self.metrics.reject(refusal.code, refusal.events().max(1));
     }
 
     async fn events(
@@ -162,31 +165,23 @@ impl Service {
         workspace: &WorkspaceId,
         senders: &Senders,
     ) -> Result<Response<Body>, Refusal> {
-        let layout = request::layout(request.headers())?;
-        let gzip = request::is_gzip(request.headers())?;
-        let announced = match request::announced_bytes(request.headers(), layout.bytes_max()) {
-            Ok(announced) => announced,
-            Err(refusal) => {
-                if !request.headers().contains_key(EXPECT) {
-                    body::linger(request.into_body()).await;
-                }
-                return Err(refusal);
-            }
-        };
-        let in_hand = self.reserve_events(announced.filter(|_| !gzip).unwrap_or(layout.bytes_max()))?;
-        let bytes = self.read(request.into_body(), layout.bytes_max(), gzip).await?;
+        let (head, body) = request.into_parts();
+        let (layout, gzip) = (request::layout(&head.headers)?, request::is_gzip(&head.headers)?);
+        let (room, body) = body::expected(&head.headers, body, gzip, layout.bytes_max()).await?;
+        let in_hand = self.reserve_events(room)?;
+        let bytes = self.read(body, layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
             named.is_none_or(|named| named == workspace.as_str())
                 && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
-        let context = Context { workspace, key: &self.installation, now: now(), clamp_time: false };
+        let context = Context { workspace, key: &self.installation, now: now() };
         let taken = events::take(&bytes, layout, context, &ours)?;
         senders.admit(workspace, taken.facts.len(), self.elapsed())?;
         self.store(&taken.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
         for (_, why) in &taken.rejected {
-            self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
+            self.metrics.reject(why.code, 1);
         }
         let (status, answer) = events::answer(&taken);
         Ok(json_answer(status, &answer))

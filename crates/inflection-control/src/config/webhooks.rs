@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use super::secrets::{Opener, secrets};
 use crate::document::{At, Table};
 use crate::webhook::{AuthFailure, Field, Guard, KeyForm, Provider, Webhook};
-use crate::{Certificate, P256_SPKI_PREFIX, Secret};
+use crate::{Certificate, Secret};
+
+/// Bytes of a point on P-256, uncompressed (SEC 1, 2.3.3).
+const P256_POINT_BYTES: usize = 65;
 
 pub(super) fn webhook(table: Table<'_, '_>, tokens: &mut HashSet<String>, opener: &Opener<'_>) -> Option<Webhook> {
     let provider = provider(&table);
@@ -172,23 +172,19 @@ fn check_secrets(table: &Table<'_, '_>, provider: Provider, secrets: &[Secret], 
 }
 
 fn has_form(secret: &Secret, form: KeyForm) -> bool {
-    let decoded = || STANDARD.decode(secret.expose().replace(['\n', '\r', ' '], "")).ok();
-    match form {
-        KeyForm::Text => secret.expose().len() >= Webhook::SECRET_BYTES_MIN,
-        KeyForm::Base64 => {
-            let key = secret.expose().strip_prefix("whsec_").unwrap_or(secret.expose());
-            STANDARD.decode(key).is_ok_and(|key| key.len() >= Webhook::SECRET_BYTES_MIN)
-        }
-        KeyForm::P256PublicKey => {
-            decoded().is_some_and(|der| der.len() == P256_SPKI_PREFIX.len() + 65 && der.starts_with(&P256_SPKI_PREFIX))
-        }
-    }
+    form.decode(secret).is_some_and(|key| match form {
+        KeyForm::Text | KeyForm::Base64 => key.len() >= Webhook::SECRET_BYTES_MIN,
+        KeyForm::P256PublicKey => key.len() == P256_POINT_BYTES,
+    })
 }
 
-fn described(form: KeyForm) -> &'static str {
+fn described(form: KeyForm) -> String {
+    let least = Webhook::SECRET_BYTES_MIN;
     match form {
-        KeyForm::Text => "the signing key as the console shows it, at least 8 characters",
-        KeyForm::Base64 => "base64 of at least 8 bytes, as the console shows it after whsec_",
-        KeyForm::P256PublicKey => "the verification key as the console shows it, base64 that begins with MFkwEwYHKoZI",
+        KeyForm::Text => format!("the signing key as the console shows it, at least {least} characters"),
+        KeyForm::Base64 => format!("base64 of at least {least} bytes, as the console shows it after whsec_"),
+        KeyForm::P256PublicKey => {
+            "the verification key as the console shows it, base64 that begins with MFkwEwYHKoZI".to_owned()
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::item::{Call, Item};
 use super::shared::{Shared, members_of};
 use super::{BATCH_BYTES_MAX, Endpoint, ITEMS_MAX};
 use crate::answer::{Code, Refusal};
-use crate::events::{describe, rejected_list};
+use crate::events::describe;
 use crate::fact::{Context, EVENT_BYTES_MAX, Rejection};
 use crate::json::{Fault, Keys, Reader, Value};
 
@@ -61,6 +61,15 @@ impl<'a> Envelope<'a> {
                 let write_key = text(item.write_key.take());
                 Ok(Self { write_key, content: Content::Single(call, Box::new(item)), ..Self::default() })
             }
+        }
+    }
+
+    /// How many items there are, but for those that are too many.
+    fn items(&self) -> usize {
+        match &self.content {
+            Content::Nothing => 0,
+            Content::Single(..) => 1,
+            Content::Items(items, _) => items.len(),
         }
     }
 
@@ -141,8 +150,8 @@ pub(super) struct Taken<'a> {
 
 /// Reads and checks every item. What is wrong with one costs no other; when all are refused, so is the request.
 pub(super) fn take<'a>(envelope: &Envelope<'a>, context: Context<'_>, request_id: &str) -> Result<Taken<'a>, Refusal> {
-    let mut collector =
-        Collector { envelope, context, request_id, index: 0, taken: Taken::default(), seen: HashMap::new() };
+    let seen = HashMap::with_capacity(envelope.items());
+    let mut collector = Collector { envelope, context, request_id, index: 0, taken: Taken::default(), seen };
     match &envelope.content {
         Content::Nothing => {}
         Content::Single(call, item) => collector.item(Ok(*call), item),
@@ -155,14 +164,13 @@ pub(super) fn take<'a>(envelope: &Envelope<'a>, context: Context<'_>, request_id
     if count == 0 {
         return Err(Refusal::new(Code::EmptyBatch, "there is no call in the body"));
     }
-    match taken.rejected.first() {
-        Some((_, first)) if taken.accepted == 0 && taken.ignored.is_empty() => {
-            let mut refusal = Refusal::new(first.code, first.message.clone());
-            refusal.rejected = rejected_list(&taken.rejected);
-            Err(refusal)
-        }
-        _ => Ok(taken),
+    if taken.accepted == 0
+        && taken.ignored.is_empty()
+        && let Some(refusal) = Refusal::of_all(&taken.rejected)
+    {
+        return Err(Refusal { unnamed: taken.unnamed, ..refusal });
     }
+    Ok(taken)
 }
 
 /// Reads what is no object.

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use inflection_domain::{InvalidTimestamp, Timestamp};
+use inflection_domain::Timestamp;
 
 use super::item::Item;
 use crate::answer::Code;
-use crate::fact::{AGE_MAX_MS, AHEAD_MAX_MS, Rejection, bad_type};
+use crate::fact::{self, AGE_MAX_MS, AHEAD_MAX_MS, Rejection};
 use crate::json::Value;
 
 /// Between `sentAt` and our clock lie the way here and what the sender's clock is off by. Up to this much it is taken for
@@ -46,16 +46,13 @@ fn correct(at: Timestamp, sent_at: Option<Timestamp>, now: Timestamp) -> Timesta
 }
 
 fn moment(field: &str, value: Option<&Value<'_>>) -> Result<Option<Timestamp>, Rejection> {
-    let parsed = match value {
+    let stated = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Text(text)) if text.is_empty() => return Ok(None),
-        Some(Value::Text(text)) => Timestamp::parse(&with_t(text)),
-        Some(Value::Number(number)) => {
-            number.parse().map_or(Err(InvalidTimestamp::NotMilliseconds), Timestamp::from_epoch_ms)
-        }
-        Some(_) => return Err(bad_type(field, "a string")),
+        Some(Value::Text(text)) => &Value::Text(with_t(text)),
+        Some(other) => other,
     };
-    parsed.map(Some).map_err(|error| Rejection::new(Code::BadTimestamp, format!("{field} {error}")))
+    fact::moment(field, stated, "a string").map(Some)
 }
 
 /// Some clients print a blank before the hour, which RFC 3339 allows (5.6, note).

@@ -8,11 +8,11 @@ use inflection_domain::{
 
 use super::batch::Envelope;
 use super::clock;
-use super::item::{Call, Item, object};
+use super::item::{Call, Item};
 use super::mail::{Meaning, email_event, meaning};
 use super::shared::Merged;
 use crate::answer::Code;
-use crate::fact::{Context, Outline, Rejection, check_size, complete, text};
+use crate::fact::{Context, Outline, Rejection, check_size, complete, object, text};
 use crate::input::Input;
 use crate::json::{Value, read_again};
 

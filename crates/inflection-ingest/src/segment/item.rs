@@ -1,7 +1,7 @@
 //! One call as an SDK wrote it. SDKs write `null` for what they do not know, so it counts as absent everywhere.
 
 use crate::answer::Code;
-use crate::fact::{Rejection, bad_type, text};
+use crate::fact::{Rejection, text};
 use crate::json::{Fault, Keys, Reader, Value};
 
 /// Segment's six calls.
@@ -104,14 +104,5 @@ impl<'a> Item<'a> {
                 Rejection::new(Code::UnknownEvent, "type is none of track, identify, page, screen, group, alias")
             }),
         }
-    }
-}
-
-/// The members of an optional object.
-pub(super) fn object<'a>(field: &str, value: Option<&Value<'a>>) -> Result<&'a str, Rejection> {
-    match value {
-        None => Ok(""),
-        Some(Value::Object { members, .. }) => Ok(members),
-        Some(_) => Err(bad_type(field, "an object")),
     }
 }

@@ -4,9 +4,9 @@ use inflection_domain::members::{self, Member};
 use inflection_domain::{CallKind, Fact, FactKind};
 
 use super::facts::{Arrival, address, context_email, identified, outline, shown};
-use super::item::{Item, object};
+use super::item::Item;
 use super::shared::Merged;
-use crate::fact::{Outline, Rejection, bad_type, complete};
+use crate::fact::{Outline, Rejection, bad_type, complete, object};
 use crate::input::Input;
 use crate::json::{Value, read_again};
 

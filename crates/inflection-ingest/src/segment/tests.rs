@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::desk::Desk;
 
 const NOW: &str = "2026-11-23T10:00:00Z";
 const AT: &str = "2026-11-23T09:59:00.000Z";
@@ -12,7 +13,7 @@ const AT: &str = "2026-11-23T09:59:00.000Z";
 fn read<T>(body: &[u8], endpoint: Endpoint, then: impl FnOnce(Result<Taken<'_>, Refusal>) -> T) -> T {
     let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
     let now = Timestamp::parse(NOW).unwrap();
-    let context = Context { workspace: &workspace, key: &key, now, clamp_time: false };
+    let context = Context { workspace: &workspace, key: &key, now };
     match Envelope::read(body, endpoint) {
         Ok(envelope) => then(batch::take(&envelope, context, "req_1")),
         Err(refusal) => then(Err(refusal)),
@@ -544,6 +545,26 @@ fn only_what_is_too_much_is_refused() {
     assert_eq!(outcome(ITEMS_MAX), (ITEMS_MAX, vec![], 0));
     assert_eq!(outcome(ITEMS_MAX + 1), (ITEMS_MAX, vec![(ITEMS_MAX, Code::TooManyEvents)], 0));
     assert_eq!(outcome(ITEMS_MAX + 40), (ITEMS_MAX, vec![(ITEMS_MAX, Code::TooManyEvents)], 39));
+}
+
+#[tokio::test]
+async fn all_that_is_refused_is_counted() {
+    let desk = Desk::open(Vec::new()).await;
+    let body = json!({ "batch": vec![1; ITEMS_MAX + 3] }).to_string();
+    assert_eq!(desk.call("POST", "/v1/batch", body).await.status(), StatusCode::BAD_REQUEST);
+    // One under an index of its own, and two behind it.
+    desk.counted(r#"inflection_ingest_events_rejected_total{code="not_an_object"} 2503"#);
+}
+
+#[tokio::test]
+async fn what_is_ignored_is_counted_by_why() {
+    let desk = Desk::open(Vec::new()).await;
+    let derived = json!({ "type": "track", "event": "Email Unique Opens", "userId": "u" });
+    let alias = json!({ "type": "alias", "previousId": "a", "userId": "u" });
+    let body = json!({ "batch": [derived, alias, alias] }).to_string();
+    assert_eq!(desk.call("POST", "/v1/batch", body).await.status(), StatusCode::OK);
+    desk.counted(r#"inflection_ingest_events_unmapped_total{provider="segment",type="derived_event"} 1"#);
+    desk.counted(r#"inflection_ingest_events_unmapped_total{provider="segment",type="alias"} 2"#);
 }
 
 #[test]

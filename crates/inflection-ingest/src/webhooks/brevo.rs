@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::adapter::{Adapter, Delivery, Reading, one_or_many};
 use super::metadata::Metadata;
 use super::proof::credentials;
-use super::report::{Report, class_of_status, status_in};
+use super::report::{Report, block_or};
 use super::values::{at, moment, text, word};
 
 /// Types that are none of our events. `blocked` was never sent: no server has refused it.
@@ -32,15 +32,12 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     };
     let mut metadata = Metadata::of(delivery.webhook);
     metadata.add_json_text(word(event, &["X-Mailin-custom"]));
-    let tags = at(event, &["tags"]).and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
-    tags.chain(word(event, &["tag"])).for_each(|tag| metadata.add_tag(tag));
+    metadata.add_tags(at(event, &["tags"]));
+    if let Some(tag) = word(event, &["tag"]) {
+        metadata.add_tag(tag);
+    }
     let metadata = metadata.or(Field::EmailSubject, text(event, &["subject"]));
-    let status = word(event, &["reason"]).and_then(status_in).and_then(class_of_status);
-    let class = match (name, status) {
-        (_, Some(BounceClass::Block)) => BounceClass::Block,
-        (Some("soft_bounce"), _) => BounceClass::Soft,
-        _ => BounceClass::Hard,
-    };
+    let told = if name == Some("soft_bounce") { BounceClass::Soft } else { BounceClass::Hard };
     vec![Reading::Report(Box::new(Report {
         // `date` is local time, of a place nobody names.
         at: moment(event, &["ts_epoch"]).or_else(|| moment(event, &["ts_event"])),
@@ -50,7 +47,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         user_agent: text(event, &["user_agent"]),
         ip: text(event, &["ip"]),
         is_machine: matches!(name, Some("proxy_open" | "unique_proxy_open")).then_some(true),
-        bounce_class: class,
+        bounce_class: block_or(told, word(event, &["reason"])),
         bounce_reason: text(event, &["reason"]),
         unsubscribe_scope: (kind == FactKind::EmailUnsubscribed).then(|| "global".to_owned()),
         ..Report::new(kind, metadata)

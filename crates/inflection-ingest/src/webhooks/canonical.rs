@@ -40,7 +40,7 @@ pub(crate) fn kind_of(name: &str) -> Option<FactKind> {
 pub(crate) fn report(kind: FactKind, id: Option<String>, event: &Json, delivery: &Delivery<'_>) -> Reading {
     let data = |name: &str| text(event, &["data", name]);
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(at(event, &["data"]).and_then(Json::as_object));
+    metadata.add_object(at(event, &["data"]));
     let class = word(event, &["data", "bounce_class"]).map(BounceClass::from_name).unwrap_or_default();
     Reading::Report(Box::new(Report {
         id,

@@ -14,25 +14,15 @@ use crate::json::{Fault, Reader};
 /// an event is read, and nothing after.
 pub(crate) const VALUES_MAX: usize = 16 * 1024;
 
-/// Why a text is no list of events.
-#[derive(Debug)]
-struct Unreadable;
-
-impl From<Fault> for Unreadable {
-    fn from(_: Fault) -> Self {
-        Self
-    }
-}
-
 /// The elements of an array. `None` when the text is none, or has more than [`EVENTS_MAX`].
 pub(crate) fn array(text: &str) -> Option<Vec<&str>> {
     let (mut reader, mut found) = (Reader::of(text), Vec::new());
-    let walked: Result<(), Unreadable> = reader.array(|reader| {
+    let walked: Result<(), Fault> = reader.array(|reader| {
         reader.peek();
         let start = reader.position();
         step(reader)?;
         found.push(reader.since(start));
-        if found.len() > EVENTS_MAX { Err(Unreadable) } else { Ok(()) }
+        if found.len() > EVENTS_MAX { Err(Fault::Syntax) } else { Ok(()) }
     });
     walked.ok()?;
     reader.end().ok().map(|()| found)

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::adapter::{Adapter, Delivery, Proof, Reading, invalid, one_or_many};
 use super::metadata::Metadata;
 use super::proof::{hex, is_signed};
-use super::report::{Report, class_of_status, status_in};
+use super::report::{Report, block_or};
 use super::values::{at, moment, text, word};
 use crate::answer::Refusal;
 
@@ -48,17 +48,12 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         _ => return Reading::ignored(name, &IGNORED),
     };
     let mut metadata = Metadata::of(delivery.webhook);
-    let tags = at(event, &["data", "email", "tags"]).and_then(Json::as_array);
-    tags.into_iter().flatten().filter_map(Json::as_str).for_each(|tag| metadata.add_tag(tag));
+    metadata.add_tags(at(event, &["data", "email", "tags"]));
     let metadata = metadata.or(Field::EmailSubject, text(event, &["data", "email", "subject"]));
     let reason = text(event, &["data", "morph", "readable_reason"])
         .or_else(|| text(event, &["data", "morph", "reason"]))
         .filter(|_| kind == FactKind::EmailBounced);
-    let class = match (name, reason.as_deref().and_then(status_in).and_then(class_of_status)) {
-        (_, Some(BounceClass::Block)) => BounceClass::Block,
-        (Some("activity.hard_bounced"), _) => BounceClass::Hard,
-        _ => BounceClass::Soft,
-    };
+    let told = if name == Some("activity.hard_bounced") { BounceClass::Hard } else { BounceClass::Soft };
     vec![Reading::Report(Box::new(Report {
         id: text(event, &["data", "id"]),
         at: moment(event, &["data", "created_at"]),
@@ -66,7 +61,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         message_id: text(event, &["data", "email", "message", "id"]),
         url: text(event, &["data", "morph", "url"]),
         ip: text(event, &["data", "morph", "ip"]),
-        bounce_class: class,
+        bounce_class: block_or(told, reason.as_deref()),
         bounce_reason: reason,
         unsubscribe_scope: (kind == FactKind::EmailUnsubscribed).then(|| "global".to_owned()),
         ..Report::new(kind, metadata)

@@ -129,10 +129,8 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         _ => return Reading::ignored(name, &IGNORED),
     };
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(at(event, &["user-variables"]).and_then(Json::as_object));
-    for tag in at(event, &["tags"]).and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
-        metadata.add_tag(tag);
-    }
+    metadata.add_object(at(event, &["user-variables"]));
+    metadata.add_tags(at(event, &["tags"]));
     let happened_at = moment(event, &["timestamp"]);
     let bot = word(event, &["client-info", "bot"]).is_some_and(|bot| !bot.is_empty());
     vec![Reading::Report(Box::new(Report {

@@ -20,12 +20,13 @@ pub(crate) static ADAPTER: Adapter =
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let name = word(event, &["event"]);
+    let class = bounce_class(event, name);
     let kind = match name {
         // The receiving server has taken it.
         Some("sent") => FactKind::EmailDelivered,
         Some("open") => FactKind::EmailOpened,
         Some("click") => FactKind::LinkClicked,
-        Some("bounce" | "blocked") if bounce_class(event, name).is_some() => FactKind::EmailBounced,
+        Some("bounce" | "blocked") if class.is_some() => FactKind::EmailBounced,
         Some("spam") => FactKind::EmailReportedAsSpam,
         Some("unsub") => FactKind::EmailUnsubscribed,
         _ => return Reading::ignored(name, &IGNORED),
@@ -44,7 +45,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         url: text(event, &["url"]),
         user_agent: text(event, &["agent"]),
         ip: text(event, &["ip"]),
-        bounce_class: bounce_class(event, name).unwrap_or_default(),
+        bounce_class: class.unwrap_or_default(),
         bounce_reason: text(event, &["comment"]).or_else(|| text(event, &["error"])),
         unsubscribe_scope: (kind == FactKind::EmailUnsubscribed).then_some(scope),
         ..Report::new(kind, metadata)

@@ -16,7 +16,7 @@ use super::adapter::{Adapter, Delivery, Events, Proof, Reading, invalid};
 use super::elements;
 use super::metadata::Metadata;
 use super::proof::is_signed;
-use super::report::{Report, class_of_status, status_in};
+use super::report::{Report, block_or};
 use super::values::{at, moment, text, word};
 use crate::answer::Refusal;
 
@@ -94,11 +94,10 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         _ => return Reading::ignored(name, &IGNORED),
     };
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(at(event, &["msg", "metadata"]).and_then(Json::as_object));
-    for tag in at(event, &["msg", "tags"]).and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
-        metadata.add_tag(tag);
-    }
+    metadata.add_object(at(event, &["msg", "metadata"]));
+    metadata.add_tags(at(event, &["msg", "tags"]));
     let metadata = metadata.or(Field::EmailSubject, text(event, &["msg", "subject"]));
+    let told = if name == Some("hard_bounce") { BounceClass::Hard } else { BounceClass::Soft };
     vec![Reading::Report(Box::new(Report {
         at: moment(event, &["ts"]),
         email: text(event, &["msg", "email"]),
@@ -106,21 +105,11 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         url: text(event, &["url"]),
         user_agent: text(event, &["user_agent"]),
         ip: text(event, &["ip"]),
-        bounce_class: bounce_class(event, name),
+        bounce_class: block_or(told, word(event, &["msg", "diag"])),
         bounce_reason: text(event, &["msg", "diag"]).or_else(|| text(event, &["msg", "bounce_description"])),
         unsubscribe_scope: (kind == FactKind::EmailUnsubscribed).then(|| "global".to_owned()),
         ..Report::new(kind, metadata)
     }))]
-}
-
-/// Mandrill says hard or soft; that a policy was the reason shows in the server's status only.
-fn bounce_class(event: &Json, name: Option<&str>) -> BounceClass {
-    let status = word(event, &["msg", "diag"]).and_then(status_in).and_then(class_of_status);
-    match (name, status) {
-        (_, Some(BounceClass::Block)) => BounceClass::Block,
-        (Some("hard_bounce"), _) => BounceClass::Hard,
-        _ => BounceClass::Soft,
-    }
 }
 
 #[cfg(test)]
@@ -129,7 +118,7 @@ mod tests {
     use inflection_control::{Secret, Webhook};
 
     use super::*;
-    use crate::webhooks::testing::{NOW, at as moment_of, check_day, every_bit_counts, verified, webhook};
+    use crate::webhooks::testing::{NOW, at as moment_of, check_day, every_bit_counts, parsed, verified, webhook};
 
     const URL: &str = "https://user:pass@hooks.example/v1/webhooks/mandrill/0123456789abcdef";
     const BODY: &[u8] = b"mandrill_events=%5B%7B%22event%22%3A%22open%22%2C%22u%22%3A%22a+b%5C%2F%22%7D%5D";
@@ -159,6 +148,17 @@ mod tests {
         // Digits of an escape may be in either case: one bit there need not count. So a body without letters in escapes.
         let plain = b"mandrill_events=[1]";
         every_bit_counts(&hook(&["mandrill-key"]), &[(SIGNATURE, "4iGnFs55NkdlLx6LuXvCM6O7OFU=")], plain, now);
+    }
+
+    #[test]
+    fn a_send_counts_where_it_is_said_to() {
+        let body = br#"mandrill_events=[{"event":"send","ts":1795420800,"msg":{"_id":"m","email":"a@corp.example"}}]"#;
+        let kinds = |send_is_delivered| {
+            let hook = Webhook { send_is_delivered, ..webhook(Mandrill, &[]) };
+            parsed(&hook, &[], body).unwrap().facts.iter().map(|fact| fact.head.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(false), []);
+        assert_eq!(kinds(true), [FactKind::EmailDelivered]);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use inflection_control::{Field, Webhook};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
-use super::values::scalar;
+use super::elements;
+use super::values::{scalar, word};
 
 /// How surely a name means one of our fields; the surest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,15 +41,31 @@ impl Metadata {
         self.put(field, rank, value);
     }
 
-    /// Takes what it knows of an object's members.
-    pub(crate) fn add_object(&mut self, object: Option<&Map<String, Json>>) {
-        object.into_iter().flatten().for_each(|(name, value)| self.add(name, value));
+    /// Takes what it knows of an object's members. What is no object has none.
+    pub(crate) fn add_object(&mut self, object: Option<&Json>) {
+        let members = object.and_then(Json::as_object).into_iter().flatten();
+        members.for_each(|(name, value)| self.add(name, value));
     }
 
-    /// Takes an object that stands in a text, as providers without structured custom data carry it.
+    /// Takes a list of `{"name":…,"value":…}`.
+    pub(crate) fn add_pairs(&mut self, pairs: Option<&Json>) {
+        for pair in pairs.and_then(Json::as_array).into_iter().flatten() {
+            if let (Some(name), Some(value)) = (word(pair, &["name"]), pair.get("value")) {
+                self.add(name, value);
+            }
+        }
+    }
+
+    /// Takes an object that stands in a text, as providers without structured custom data carry it: bounded like an event.
     pub(crate) fn add_json_text(&mut self, text: Option<&str>) {
-        let parsed = text.and_then(|text| serde_json::from_str::<Json>(text).ok());
-        self.add_object(parsed.as_ref().and_then(Json::as_object));
+        let parsed = text.and_then(|text| elements::build(text).ok());
+        self.add_object(parsed.as_ref());
+    }
+
+    /// Takes a list of tags, each like `campaign_id:spring`.
+    pub(crate) fn add_tags(&mut self, tags: Option<&Json>) {
+        let tags = tags.and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
+        tags.for_each(|tag| self.add_tag(tag));
     }
 
     /// Takes a tag like `campaign_id:spring`.
@@ -101,7 +118,7 @@ mod tests {
 
     fn found(webhook: &Webhook, object: &Json) -> Vec<(&'static str, String)> {
         let mut metadata = Metadata::of(webhook);
-        metadata.add_object(object.as_object());
+        metadata.add_object(Some(object));
         Field::ALL.into_iter().filter_map(|field| Some((field.name(), metadata.take(field)?))).collect()
     }
 
@@ -138,5 +155,18 @@ mod tests {
         assert_eq!(metadata.take(Field::PersonId).as_deref(), Some("p"));
         assert_eq!(metadata.take(Field::CampaignId).as_deref(), Some("spring"));
         assert_eq!(metadata.take(Field::CampaignId), None);
+    }
+
+    #[test]
+    fn an_object_in_a_text_is_bounded_like_an_event() {
+        let person = |values: usize| {
+            let mut metadata = Metadata::of(&webhook());
+            let text = format!(r#"{{"person_id":"p","more":[{}]}}"#, vec!["0"; values].join(","));
+            metadata.add_json_text(Some(&text));
+            metadata.take(Field::PersonId)
+        };
+        // Beside the values of the list: the object, its second member, and the list.
+        assert_eq!(person(elements::VALUES_MAX - 3).as_deref(), Some("p"));
+        assert_eq!(person(elements::VALUES_MAX - 2), None);
     }
 }

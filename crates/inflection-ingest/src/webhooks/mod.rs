@@ -28,7 +28,7 @@ mod ses;
 mod sparkpost;
 mod svix;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unparsed;
 mod values;
 
@@ -36,7 +36,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, EXPECT, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use inflection_bus::AppendError;
@@ -140,15 +140,18 @@ impl Service {
             return self.handshake(&request, provider, token);
         }
         if request.method() != Method::POST {
-            return Refusal::new(Code::MethodNotAllowed, "webhooks are posted").answer(id, None);
+            return self.refuse_webhook(&Refusal::new(Code::MethodNotAllowed, "webhooks are posted"), id);
         }
         match self.take_webhook(request, provider, token).await {
             Ok(()) => Response::new(Body::from("ok")),
-            Err(refusal) => {
-                self.metrics.rejected.with(&[("code", refusal.code.name())]).add(1);
-                refused(&refusal, id)
-            }
+            Err(refusal) => self.refuse_webhook(&refusal, id),
         }
+    }
+
+    /// Counts and answers what is not taken.
+    pub(crate) fn refuse_webhook(&self, refusal: &Refusal, id: &str) -> Response<Body> {
+        self.count_refused(refusal);
+        refused(refusal, id)
     }
 
     /// The handshake of CloudEvents' webhooks: a sender asks whether it may send, and is told so if its origin is known.
@@ -168,43 +171,36 @@ impl Service {
     }
 
     async fn take_webhook(&self, request: Request<Body>, provider: &str, token: &str) -> Result<(), Refusal> {
-        let gzip = request::is_gzip(request.headers())?;
-        let announced = match request::announced_bytes(request.headers(), BODY_BYTES_MAX) {
-            Ok(announced) => announced,
-            Err(refusal) => {
-                if !request.headers().contains_key(EXPECT) {
-                    body::linger(request.into_body()).await;
-                }
-                return Err(refusal);
-            }
-        };
+        let (head, body) = request.into_parts();
+        let headers = &head.headers;
+        let gzip = request::is_gzip(headers)?;
+        let (room, body) = body::expected(headers, body, gzip, BODY_BYTES_MAX).await?;
         // Nothing is reserved or read for those who do not even claim to know a key.
         let provider = Provider::from_name(provider).ok_or_else(invalid)?;
-        let claimed = adapter(provider).require_headers(request.headers());
+        let claimed = adapter(provider).require_headers(headers);
         let senders = self.senders();
         let Some(hook) = senders.webhooks.find(provider, token) else {
             return Err(claimed.err().unwrap_or_else(invalid));
         };
-        let headers = request.headers().clone();
-        claimed.map_err(|refusal| hook.doubt(refusal, &headers))?;
-        let in_hand = self.reserve_webhook(announced.filter(|_| !gzip).unwrap_or(BODY_BYTES_MAX))?;
-        let body = self.read(request.into_body(), BODY_BYTES_MAX, gzip).await?;
+        claimed.map_err(|refusal| hook.doubt(refusal, headers))?;
+        let in_hand = self.reserve_webhook(room)?;
+        let body = self.read(body, BODY_BYTES_MAX, gzip).await?;
         let mut delivery = Delivery {
             webhook: &hook.webhook,
-            headers: &headers,
+            headers,
             body: &body,
             now: self.signature_clock.now(),
             certificates: &hook.webhook.certificates,
         };
-        let fetched = self.certificate(hook, &delivery).await.map_err(|refusal| hook.doubt(refusal, &headers))?;
+        let fetched = self.certificate(hook, &delivery).await.map_err(|refusal| hook.doubt(refusal, headers))?;
         if let Some(certificate) = &fetched {
             delivery.certificates = std::slice::from_ref(certificate);
         }
-        let proof = (hook.adapter.verify)(&delivery).map_err(|refusal| hook.doubt(refusal, &headers))?;
+        let proof = (hook.adapter.verify)(&delivery).map_err(|refusal| hook.doubt(refusal, headers))?;
         if let Proof::Token { token, content } = proof
             && !self.tokens.admit(token, content)
         {
-            return Err(hook.doubt(invalid(), &headers));
+            return Err(hook.doubt(invalid(), headers));
         }
         match (hook.adapter.events)(&delivery) {
             Some(events) => self.take_events(hook, &delivery, &events, in_hand).await,
@@ -221,7 +217,7 @@ impl Service {
         in_hand: InHand,
     ) -> Result<(), Refusal> {
         let _facts_in_hand = self.reserve_webhook(events.len() * FACT_BYTES)?;
-        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), clamp_time: true };
+        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now() };
         let mut parsed = hook.adapter.parse(events, delivery, context);
         if let Some(url) = parsed.confirm.take() {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
@@ -252,7 +248,7 @@ impl Service {
             Err(error) => self.cannot_keep(hook, &error),
         }
         self.rejected.add(&hook.workspace, 1);
-        self.metrics.rejected.with(&[("code", Code::BadJson.name())]).add(1);
+        self.metrics.reject(Code::BadJson, 1);
         tracing::error!(workspace = %hook.workspace, %provider, bytes = body.len(),
             "a genuine webhook request cannot be read; it goes to the log unparsed.<workspace>.<provider>");
         Ok(())
@@ -277,7 +273,7 @@ impl Service {
         }
         self.rejected.add(&hook.workspace, parsed.rejected.len());
         for why in &parsed.rejected {
-            self.metrics.rejected.with(&[("code", why.code.name())]).add(1);
+            self.metrics.reject(why.code, 1);
         }
         let (events, code) = (parsed.rejected.len(), first.code.name());
         tracing::warn!(workspace = %hook.workspace, provider = %hook.webhook.provider, events, code,
@@ -305,7 +301,7 @@ fn unreachable(error: &amazon::FetchError) -> Refusal {
 
 /// The answer to a request that is not taken. Whatever may be better another time is 429, the one code on which every
 /// provider tries again.
-pub(crate) fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
+fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
     let again = refusal.retry_after.is_some()
         || refusal.code == Code::RequestTimeout
         || refusal.code.status().is_server_error();

@@ -33,7 +33,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         _ => return Reading::ignored(name, &IGNORED),
     };
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(at(event, &["Metadata"]).and_then(Json::as_object));
+    metadata.add_object(at(event, &["Metadata"]));
     if let Some(tag) = word(event, &["Tag"]) {
         metadata.add_tag(tag);
     }

@@ -6,7 +6,7 @@ use inflection_control::{Field, Provider};
 use inflection_domain::{BounceClass, EventId, Fact, FactKind, Hash128, Timestamp};
 
 use super::metadata::Metadata;
-use crate::fact::{Context, Rejection, check};
+use crate::fact::{Context, Outline, Rejection, check_size, complete};
 use crate::input::Input;
 use crate::json::Value;
 
@@ -52,9 +52,10 @@ impl Report {
         }
     }
 
-    /// Checks it like any sender's event.
+    /// Checks it like any sender's event. A time out of range becomes `now`: a provider cannot be told to send another.
     pub(crate) fn into_fact(mut self, provider: Provider, context: Context<'_>) -> Result<Fact<'static>, Rejection> {
         let id = self.event_id(provider);
+        let at = self.at.filter(|at| context.is_in_range(*at)).unwrap_or(context.now);
         // As long as all of it together: a call made from it must fit.
         let bytes = Cell::new(id.len());
         let text = |value: Option<String>| {
@@ -64,9 +65,7 @@ impl Report {
         };
         let mut own = |field: Field| text(self.metadata.take(field));
         let input = Input {
-            kind: Input::text(self.kind.name()),
             id: Input::text(id),
-            timestamp: Input::text(self.at.unwrap_or(context.now).to_string()),
             person_id: own(Field::PersonId),
             user_id: own(Field::UserId),
             email: text(self.email),
@@ -88,7 +87,9 @@ impl Report {
             provider_message_id: text(self.message_id),
             ..Input::default()
         };
-        check(Input { bytes: bytes.get(), ..input }, context)
+        let bytes = bytes.get();
+        check_size(bytes)?;
+        complete(Input { bytes, ..input }, Outline::new(self.kind, at), context)
     }
 
     /// The provider's own id of the event; without one, a hash of its content. Two events that are equal in kind, mail,
@@ -99,18 +100,10 @@ impl Report {
             return whole(id)
                 .unwrap_or_else(|| format!("{provider}:hash-{}", Hash128::of("webhook event id", &[id.as_bytes()])));
         }
-        let bytes = |text: &Option<String>| text.clone().unwrap_or_default().into_bytes();
         let time = self.at.map(|at| at.as_ms().to_le_bytes()).unwrap_or_default();
-        let parts = [
-            self.kind.name().as_bytes().to_vec(),
-            bytes(&self.message_id),
-            bytes(&self.email),
-            time.to_vec(),
-            bytes(&self.url),
-            bytes(&self.ip),
-            bytes(&self.user_agent),
-        ];
-        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let [message, email, url, ip, agent] = [&self.message_id, &self.email, &self.url, &self.ip, &self.user_agent]
+            .map(|text| text.as_deref().unwrap_or_default().as_bytes());
+        let parts = [self.kind.name().as_bytes(), message, email, &time, url, ip, agent];
         format!("{provider}:content-{}", Hash128::of("webhook content id", &parts))
     }
 }
@@ -144,6 +137,24 @@ pub(crate) fn status_in(text: &str) -> Option<&str> {
     })
 }
 
+/// A class that the provider tells without knowing of blocks: that a policy was the reason shows in what the server said only.
+pub(crate) fn block_or(told: BounceClass, said: Option<&str>) -> BounceClass {
+    let class = said.and_then(status_in).and_then(class_of_status);
+    if class == Some(BounceClass::Block) { BounceClass::Block } else { told }
+}
+
+/// The class of a bounce in the vocabulary of Amazon SES, its type and subtype; `None` for what was suppressed before any
+/// server could refuse it. SES reports transient bounces only when it has stopped trying.
+pub(crate) fn class_of_ses(kind: &str, sub: &str) -> Option<BounceClass> {
+    match (kind, sub) {
+        ("Permanent", "Suppressed" | "OnAccountSuppressionList") => None,
+        ("Permanent", _) => Some(BounceClass::Hard),
+        ("Transient", "ContentRejected" | "AttachmentRejected") => Some(BounceClass::Block),
+        ("Transient", _) => Some(BounceClass::Soft),
+        _ => Some(BounceClass::Undetermined),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use inflection_domain::{InstallationKey, WorkspaceId};
@@ -154,7 +165,7 @@ mod tests {
 
     fn fact(report: Report) -> Result<Fact<'static>, Code> {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
-        let context = Context { workspace: &workspace, key: &key, now: at(NOW), clamp_time: true };
+        let context = Context { workspace: &workspace, key: &key, now: at(NOW) };
         report.into_fact(Provider::Svix, context).map_err(|why| why.code)
     }
 
@@ -174,12 +185,28 @@ mod tests {
     }
 
     #[test]
+    fn a_time_out_of_range_is_now() {
+        let happened_at = |text: &str| {
+            let mut metadata = Metadata::of(&webhook(Provider::Svix, &[]));
+            metadata.add("person_id", &"p".into());
+            let report = Report { at: Some(at(text)), ..Report::new(FactKind::EmailOpened, metadata) };
+            fact(report).unwrap().head.occurred_at
+        };
+        for taken in ["2026-11-23T10:05:00Z", "2025-11-22T10:00:00Z"] {
+            assert_eq!(happened_at(taken), at(taken));
+        }
+        for moved in ["2026-11-23T10:05:00.001Z", "2025-11-22T09:59:59.999Z", "9999-12-31T23:59:59Z", "0"] {
+            assert_eq!(happened_at(moved), at(NOW), "{moved}");
+        }
+    }
+
+    #[test]
     fn an_event_whose_time_cannot_be_read_keeps_its_id() {
         let id_at = |now: &str| {
             let mut metadata = Metadata::of(&webhook(Provider::Svix, &[]));
             metadata.add("person_id", &"p".into());
             let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
-            let context = Context { workspace: &workspace, key: &key, now: at(now), clamp_time: true };
+            let context = Context { workspace: &workspace, key: &key, now: at(now) };
             let report = Report { at: None, ..Report::new(FactKind::EmailOpened, metadata) };
             report.into_fact(Provider::Svix, context).unwrap().body.event_id
         };
@@ -198,6 +225,35 @@ mod tests {
         ] {
             assert_eq!(status_in(text), status, "{text}");
             assert_eq!(status_in(text).and_then(class_of_status), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn bounces_of_ses_have_classes() {
+        for (kind, sub, class) in [
+            ("Permanent", "General", Some(BounceClass::Hard)),
+            ("Permanent", "NoEmail", Some(BounceClass::Hard)),
+            ("Permanent", "Suppressed", None),
+            ("Permanent", "OnAccountSuppressionList", None),
+            ("Transient", "MailboxFull", Some(BounceClass::Soft)),
+            ("Transient", "ContentRejected", Some(BounceClass::Block)),
+            ("Transient", "AttachmentRejected", Some(BounceClass::Block)),
+            ("Undetermined", "Undetermined", Some(BounceClass::Undetermined)),
+            ("", "", Some(BounceClass::Undetermined)),
+        ] {
+            assert_eq!(class_of_ses(kind, sub), class, "{kind}/{sub}");
+        }
+    }
+
+    #[test]
+    fn a_policy_shows_in_what_the_server_said() {
+        for (said, class) in [
+            (Some("550 5.7.1 refused by policy"), BounceClass::Block),
+            (Some("550 5.1.1 no such user"), BounceClass::Soft),
+            (Some("gone"), BounceClass::Soft),
+            (None, BounceClass::Soft),
+        ] {
+            assert_eq!(block_or(BounceClass::Soft, said), class, "{said:?}");
         }
     }
 

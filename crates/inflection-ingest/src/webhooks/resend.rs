@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::adapter::{Adapter, Delivery, Reading, one_or_many};
 use super::metadata::Metadata;
-use super::report::Report;
+use super::report::{Report, class_of_ses};
 use super::svix::{lone_message_id, verify};
 use super::values::{at, moment, text, word};
 
@@ -28,11 +28,12 @@ pub(crate) static ADAPTER: Adapter = Adapter { headers: &[], certificate: None, 
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     let name = word(event, &["type"]);
+    let class = at(event, &["data", "bounce"]).and_then(class_of_bounce);
     let kind = match name {
         Some("email.delivered") => FactKind::EmailDelivered,
         Some("email.opened") => FactKind::EmailOpened,
         Some("email.clicked") => FactKind::LinkClicked,
-        Some("email.bounced") if class_of_bounce(event, &["data", "bounce"]).is_some() => FactKind::EmailBounced,
+        Some("email.bounced") if class.is_some() => FactKind::EmailBounced,
         Some("email.complained") => FactKind::EmailReportedAsSpam,
         Some("contact.updated") if at(event, &["data", "unsubscribed"]).and_then(Json::as_bool) == Some(true) => {
             FactKind::EmailUnsubscribed
@@ -57,7 +58,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         user_agent: text(event, &["data", "click", "userAgent"])
             .or_else(|| text(event, &["data", "open", "userAgent"])),
         ip: text(event, &["data", "click", "ipAddress"]).or_else(|| text(event, &["data", "open", "ipAddress"])),
-        bounce_class: class_of_bounce(event, &["data", "bounce"]).unwrap_or_default(),
+        bounce_class: class.unwrap_or_default(),
         bounce_reason: text(event, &["data", "bounce", "message"]),
         unsubscribe_scope: (kind == FactKind::EmailUnsubscribed).then(|| "global".to_owned()),
         ..Report::new(kind, metadata(event, delivery))
@@ -66,52 +67,26 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
 
 fn metadata(event: &Json, delivery: &Delivery<'_>) -> Metadata {
     let mut metadata = Metadata::of(delivery.webhook);
-    match at(event, &["data", "tags"]) {
-        Some(Json::Object(tags)) => metadata.add_object(Some(tags)),
-        Some(Json::Array(tags)) => add_pairs(&mut metadata, tags),
-        _ => {}
-    }
-    if let Some(headers) = at(event, &["data", "headers"]).and_then(Json::as_array) {
-        add_pairs(&mut metadata, headers);
-    }
+    // Tags come in either form.
+    let tags = at(event, &["data", "tags"]);
+    metadata.add_object(tags);
+    metadata.add_pairs(tags);
+    metadata.add_pairs(at(event, &["data", "headers"]));
     metadata
         .or(Field::CampaignId, text(event, &["data", "broadcast_id"]))
         .or(Field::EmailSubject, text(event, &["data", "subject"]))
 }
 
-/// Takes a list of `{"name":…,"value":…}`.
-pub(crate) fn add_pairs(metadata: &mut Metadata, pairs: &[Json]) {
-    for pair in pairs {
-        if let (Some(name), Some(value)) = (word(pair, &["name"]), pair.get("value")) {
-            metadata.add(name, value);
-        }
-    }
-}
-
-/// The class of a bounce in the vocabulary of Amazon SES, `type` and `subType`; `None` for what was suppressed before any
-/// server could refuse it. SES reports transient bounces only when it has stopped trying.
-fn class_of_bounce(event: &Json, path: &[&str]) -> Option<BounceClass> {
-    let bounce = at(event, path)?;
+/// The class of a bounce by its `type` and `subType`.
+fn class_of_bounce(bounce: &Json) -> Option<BounceClass> {
     let either = |names: [&str; 2]| names.into_iter().find_map(|name| word(bounce, &[name])).unwrap_or_default();
     class_of_ses(either(["type", "bounceType"]), either(["subType", "bounceSubType"]))
-}
-
-/// See [`class_of_bounce`].
-pub(crate) fn class_of_ses(kind: &str, sub: &str) -> Option<BounceClass> {
-    match (kind, sub) {
-        ("Permanent", "Suppressed" | "OnAccountSuppressionList") => None,
-        ("Permanent", _) => Some(BounceClass::Hard),
-        ("Transient", "ContentRejected" | "AttachmentRejected") => Some(BounceClass::Block),
-        ("Transient", _) => Some(BounceClass::Soft),
-        _ => Some(BounceClass::Undetermined),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use inflection_control::Provider::Resend;
 
-    use super::*;
     use crate::webhooks::testing::{check_day, parsed, webhook};
 
     #[test]
@@ -130,22 +105,5 @@ mod tests {
         let two = read(&format!("[{},{}]", event("ann"), event("bob")));
         assert_ne!(two[0].body.event_id, two[1].body.event_id);
         assert_eq!(read(&event("ann"))[0].body.event_id.as_str(), "resend:msg_1");
-    }
-
-    #[test]
-    fn bounces_have_classes() {
-        for (kind, sub, class) in [
-            ("Permanent", "General", Some(BounceClass::Hard)),
-            ("Permanent", "NoEmail", Some(BounceClass::Hard)),
-            ("Permanent", "Suppressed", None),
-            ("Permanent", "OnAccountSuppressionList", None),
-            ("Transient", "MailboxFull", Some(BounceClass::Soft)),
-            ("Transient", "ContentRejected", Some(BounceClass::Block)),
-            ("Transient", "AttachmentRejected", Some(BounceClass::Block)),
-            ("Undetermined", "Undetermined", Some(BounceClass::Undetermined)),
-            ("", "", Some(BounceClass::Undetermined)),
-        ] {
-            assert_eq!(class_of_ses(kind, sub), class, "{kind}/{sub}");
-        }
     }
 }

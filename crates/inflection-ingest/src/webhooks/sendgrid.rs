@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use inflection_control::{Field, P256_SPKI_PREFIX, Secret};
+use inflection_control::{Field, KeyForm};
 use inflection_domain::{BounceClass, FactKind};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::Value as Json;
@@ -36,14 +36,13 @@ fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
     }
     let signature = STANDARD.decode(signature).map_err(|_not_base64| invalid())?;
     let signed = [timestamp.as_bytes(), delivery.body].concat();
-    let valid = |key: &Secret| {
-        let der = STANDARD.decode(key.expose().replace(['\n', '\r', ' '], "")).ok();
-        let point = der.as_deref().and_then(|der| der.strip_prefix(&P256_SPKI_PREFIX));
-        point.is_some_and(|point| {
-            UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(&signed, &signature).is_ok()
-        })
-    };
-    if delivery.webhook.secrets.iter().any(valid) { Ok(Proof::Whole) } else { Err(invalid()) }
+    let valid =
+        |point: Vec<u8>| UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(&signed, &signature).is_ok();
+    if delivery.webhook.secrets.iter().filter_map(|key| KeyForm::P256PublicKey.decode(key)).any(valid) {
+        Ok(Proof::Whole)
+    } else {
+        Err(invalid())
+    }
 }
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
@@ -59,7 +58,7 @@ fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     };
     // SendGrid flattens custom arguments into the event.
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(event.as_object());
+    metadata.add_object(Some(event));
     let metadata = metadata
         .or(Field::EmailId, text(event, &["singlesend_id"]))
         .or(Field::CampaignId, text(event, &["marketing_campaign_id"]))

@@ -18,8 +18,7 @@ use super::adapter::{Adapter, Delivery, Events, Proof, Reading, invalid};
 use super::elements;
 use super::metadata::Metadata;
 use super::proof::credentials;
-use super::report::Report;
-use super::resend::{add_pairs, class_of_ses};
+use super::report::{Report, class_of_ses};
 use super::values::{at, moment, text, word};
 use crate::answer::Refusal;
 use crate::json::{Fault, Keys, Reader, Value};
@@ -37,6 +36,8 @@ const RECIPIENTS_MAX: usize = 50;
 const TOPICS_MAX: usize = 20;
 /// Most hexadecimal digits in the name of a certificate; they are 32.
 const CERTIFICATE_DIGITS_MAX: usize = 64;
+/// The type of a message that asks to confirm a subscription.
+const CONFIRMATION: &str = "SubscriptionConfirmation";
 /// How the text begins by which SES says that a destination works.
 const DESTINATION_WORKS: &str = "Successfully validated SNS topic";
 
@@ -90,7 +91,7 @@ impl<'b> Envelope<'b> {
     fn signed(&self) -> Option<String> {
         let names: &[&str] = match self.get("Type")? {
             "Notification" => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"],
-            "SubscriptionConfirmation" | "UnsubscribeConfirmation" => {
+            CONFIRMATION | "UnsubscribeConfirmation" => {
                 &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"]
             }
             _ => return None,
@@ -204,16 +205,19 @@ fn events<'d>(delivery: &Delivery<'d>) -> Option<Events<'d>> {
             let event = elements::object(envelope.get("Message")?);
             Some(event.into_iter().map(|event| Cow::Owned(event.to_owned())).collect())
         }
-        "SubscriptionConfirmation" => Some(vec![Cow::Borrowed(delivery.text()?)]),
+        CONFIRMATION => Some(vec![Cow::Borrowed(delivery.text()?)]),
         // Whoever has ended the subscription meant it.
         _ => Some(Vec::new()),
     }
 }
 
-/// Whether the request asks to confirm a subscription. Its envelope says so, which is signed, and never what is published.
-fn is_confirmation(delivery: &Delivery<'_>) -> bool {
-    let is_told = |envelope: Envelope<'_>| envelope.get("Type") == Some("SubscriptionConfirmation");
-    !is_raw(delivery) && Envelope::read(delivery.body).is_ok_and(is_told)
+/// Whether the request asks to confirm a subscription. Its envelope says so, which is signed, and never what is published. Of a
+/// confirmation the envelope is the event, so it is read again for those only that say so themselves.
+fn is_confirmation(event: &Json, delivery: &Delivery<'_>) -> bool {
+    let is_told = |envelope: Envelope<'_>| envelope.get("Type") == Some(CONFIRMATION);
+    word(event, &["Type"]) == Some(CONFIRMATION)
+        && !is_raw(delivery)
+        && Envelope::read(delivery.body).is_ok_and(is_told)
 }
 
 fn confirm(envelope: &Json) -> Reading {
@@ -226,7 +230,7 @@ fn confirm(envelope: &Json) -> Reading {
 }
 
 fn read(event: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
-    if is_confirmation(delivery) {
+    if is_confirmation(event, delivery) {
         return vec![confirm(event)];
     }
     // Publishing by configuration set, and by identity.
@@ -302,11 +306,9 @@ fn each(event: &Json, delivery: &Delivery<'_>, kind: FactKind, part: &str, recip
 
 fn metadata(event: &Json, delivery: &Delivery<'_>) -> Metadata {
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(at(event, &["mail", "tags"]).and_then(Json::as_object));
-    if let Some(headers) = at(event, &["mail", "headers"]).and_then(Json::as_array) {
-        add_pairs(&mut metadata, headers);
-    }
-    metadata.add_object(at(event, &["click", "linkTags"]).and_then(Json::as_object));
+    metadata.add_object(at(event, &["mail", "tags"]));
+    metadata.add_pairs(at(event, &["mail", "headers"]));
+    metadata.add_object(at(event, &["click", "linkTags"]));
     // One mail has one set of tags: of several recipients it names none.
     if recipients(event, &["mail", "destination"]).len() > 1 {
         for field in [Field::PersonId, Field::UserId, Field::GroupId] {

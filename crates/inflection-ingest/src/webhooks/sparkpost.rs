@@ -40,12 +40,13 @@ fn read(wrapped: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         return vec![Reading::Ignored(if is_probe { "ping" } else { "other" })];
     };
     let name = word(event, &["type"]);
+    let bounce = judge_bounce(text(event, &["bounce_class"]).as_deref());
     let kind = match name {
         Some("delivery") => FactKind::EmailDelivered,
         Some("open" | "amp_open") if !delivery.webhook.initial_opens => FactKind::EmailOpened,
         Some("initial_open" | "amp_initial_open") if delivery.webhook.initial_opens => FactKind::EmailOpened,
         Some("click" | "amp_click") => FactKind::LinkClicked,
-        Some("bounce" | "out_of_band") => match judge_bounce(text(event, &["bounce_class"]).as_deref()) {
+        Some("bounce" | "out_of_band") => match bounce {
             Bounce::Of(_) => FactKind::EmailBounced,
             Bounce::Unsubscribe => FactKind::EmailUnsubscribed,
             Bounce::None => return Reading::ignored(name, &IGNORED),
@@ -55,10 +56,8 @@ fn read(wrapped: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
         _ => return Reading::ignored(name, &IGNORED),
     };
     let mut metadata = Metadata::of(delivery.webhook);
-    metadata.add_object(at(event, &["rcpt_meta"]).and_then(Json::as_object));
-    for tag in at(event, &["rcpt_tags"]).and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
-        metadata.add_tag(tag);
-    }
+    metadata.add_object(at(event, &["rcpt_meta"]));
+    metadata.add_tags(at(event, &["rcpt_tags"]));
     let metadata = metadata
         .or(Field::CampaignId, text(event, &["campaign_id"]))
         .or(Field::EmailSubject, text(event, &["subject"]))
@@ -66,7 +65,7 @@ fn read(wrapped: &Json, delivery: &Delivery<'_>) -> Vec<Reading> {
     // On other events the address is the receiving host's.
     let by_reader = matches!(kind, FactKind::EmailOpened | FactKind::LinkClicked);
     let prefetched = at(event, &["is_prefetched"]).is_some_and(|flag| flag == true || flag == "true");
-    let class = match judge_bounce(text(event, &["bounce_class"]).as_deref()) {
+    let class = match bounce {
         Bounce::Of(class) => class,
         Bounce::Unsubscribe | Bounce::None => BounceClass::Undetermined,
     };

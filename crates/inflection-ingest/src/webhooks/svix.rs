@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use inflection_control::Secret;
+use inflection_control::KeyForm;
 use ring::hmac::HMAC_SHA256;
 
 use super::adapter::{Delivery, Proof, invalid};
@@ -46,7 +46,7 @@ pub(crate) fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
         let mut tags = tags.filter_map(|tag| STANDARD.decode(tag).ok());
         tags.any(|tag| is_signed_by(HMAC_SHA256, key, &signed, &tag))
     };
-    if !delivery.webhook.secrets.iter().filter_map(key).any(|key| genuine(&key)) {
+    if !delivery.webhook.secrets.iter().filter_map(|key| KeyForm::Base64.decode(key)).any(|key| genuine(&key)) {
         return Err(invalid());
     }
     let signed_at: i64 = timestamp.parse().map_err(|_no_number| invalid())?;
@@ -54,11 +54,6 @@ pub(crate) fn verify(delivery: &Delivery<'_>) -> Result<Proof, Refusal> {
         return Err(Refusal::new(Code::SignatureStale, "the signature is more than 5 minutes from our clock"));
     }
     Ok(Proof::Whole)
-}
-
-fn key(secret: &Secret) -> Option<Vec<u8>> {
-    let text = secret.expose();
-    STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok()
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub(crate) fn parsed(webhook: &Webhook, pairs: &[(&'static str, &str)], body: &[
 fn parse(adapter: &Adapter, delivery: &Delivery<'_>) -> Option<Parsed> {
     let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
     let events = (adapter.events)(delivery)?;
-    Some(adapter.parse(&events, delivery, Context { workspace: &workspace, key: &key, now: at(NOW), clamp_time: true }))
+    Some(adapter.parse(&events, delivery, Context { workspace: &workspace, key: &key, now: at(NOW) }))
 }
 
 /// The one fact of a body.

@@ -1,49 +1,35 @@
 //! The shell: what is answered, kept and counted when not everything goes well.
 
-use inflection_bus::{Bus, EmbeddedConfig, Log};
-use inflection_control::Secret;
-use inflection_domain::{InstallationKey, PartitionCount, Policy};
-use inflection_telemetry::Registry;
-use tempfile::TempDir;
-use tokio_util::task::TaskTracker;
+use std::sync::atomic::Ordering;
 
-use super::testing::{NOW, at, webhook};
+use inflection_bus::Log;
+use inflection_control::Secret;
+
+use super::testing::webhook;
 use super::*;
-use crate::metrics::IngestMetrics;
 use crate::service::WEBHOOK_BYTES_IN_HAND_MAX;
-use crate::writer::Writers;
 
 /// The token of all webhooks for tests.
 const TOKEN: &str = "0123456789abcdef";
 
+/// A desk with one webhook.
 struct Desk {
-    service: Service,
-    bus: Bus,
-    registry: Registry,
+    desk: crate::desk::Desk,
     provider: Provider,
-    _dir: TempDir,
+}
+
+impl std::ops::Deref for Desk {
+    type Target = crate::desk::Desk;
+
+    fn deref(&self) -> &Self::Target {
+        &self.desk
+    }
 }
 
 impl Desk {
     async fn open(webhook: Webhook) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let bus = Bus::open_embedded(EmbeddedConfig::new(dir.path().to_owned())).await.unwrap();
-        let (registry, provider) = (Registry::default(), webhook.provider);
-        let metrics = IngestMetrics::new(&registry);
-        let partitions = PartitionCount::new(1).unwrap();
-        let writers = Writers::start(&bus, partitions, &metrics, &TaskTracker::new()).unwrap();
-        let workspace = Workspace {
-            id: WorkspaceId::new("acme").unwrap(),
-            ingest_keys: Vec::new(),
-            ingest_events_per_second: None,
-            policy: Policy::default(),
-            connections: Vec::new(),
-            webhooks: vec![webhook],
-        };
-        let key = InstallationKey::new([1; 32]);
-        let mut service = Service::new(bus.clone(), &[workspace], key, partitions, writers, metrics);
-        service.signature_clock = SignatureClock::Fixed(at(NOW));
-        Self { service, bus, registry, provider, _dir: dir }
+        let provider = webhook.provider;
+        Self { desk: crate::desk::Desk::open(vec![webhook]).await, provider }
     }
 
     async fn post(&self, body: &str) -> StatusCode {
@@ -58,12 +44,6 @@ impl Desk {
         let log = Log::new(&format!("unparsed.acme.{}", self.provider)).unwrap();
         let last = self.bus.last(&log).await.unwrap()?;
         Some(String::from_utf8(last.payload.to_vec()).unwrap())
-    }
-
-    #[track_caller]
-    fn counted(&self, line: &str) {
-        let metrics = self.registry.render();
-        assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
     }
 }
 
@@ -156,4 +136,14 @@ async fn credentials_are_asked_for_even_when_doubt_is_deferred() {
     assert!(asked.headers().contains_key(WWW_AUTHENTICATE));
     assert_eq!(desk.send(raw(Some("Basic AAAA"))).await.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(desk.send(raw(Some("Basic dXNlcjpwYXNzd29yZC0xNg=="))).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn whatever_is_refused_is_counted() {
+    let (desk, path) = (Desk::open(brevo()).await, format!("/v1/webhooks/brevo/{TOKEN}"));
+    assert_eq!(desk.call("PUT", &path, String::new()).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+    desk.counted(r#"inflection_ingest_events_rejected_total{code="method_not_allowed"} 1"#);
+    desk.service.draining.store(true, Ordering::Relaxed);
+    assert_eq!(desk.call("POST", &path, "{}".to_owned()).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    desk.counted(r#"inflection_ingest_events_rejected_total{code="shutting_down"} 1"#);
 }

@@ -1,5 +1,6 @@
 //! Every event type as a fact, and the signature under every mutation.
 
+use inflection_control::P256_SPKI_PREFIX;
 use inflection_control::Provider::Sendgrid;
 use inflection_domain::{BounceClass, Fact, FactKind};
 use ring::rand::SystemRandom;
