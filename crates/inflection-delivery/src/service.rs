@@ -27,7 +27,7 @@ use crate::progress::{ProgressError, Tracked, load_revision, pause};
 use crate::room::Room;
 use crate::suppression::{self, Announcer};
 
-/// Rendered bytes that wait for Segment, over all connections: what the memory of this stage is bounded by.
+/// Memory of rendered calls that wait for Segment, over all connections, in bytes: it bounds the memory of this stage.
 const ROOM_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long requests of a partition that is let go of may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
