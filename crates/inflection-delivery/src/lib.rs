@@ -1,6 +1,7 @@
 //! Translates decisions to Segment calls and sees each one to an end.
 //!
 //! * `translate`: from a decision to rendered items, under a connection's settings; pure;
+//! * `pages`: the memory that rendered items of a message take; pure;
 //! * `dispatcher`: a connection's lanes, batches, retries, bisection and breaker; a pure state machine;
 //! * `park`: how a lane leaves memory for the parked log and comes back; pure;
 //! * `books`: what of a partition is under way, and how far each connection has come; pure;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, Log, Message, ReadError};
 use inflection_control::Connection;
-use inflection_domain::{Body, InstallationId, MessageId, Timestamp, WorkspaceId};
+use inflection_domain::{Body, Call, InstallationId, MessageId, Timestamp, WorkspaceId};
 use inflection_wire::{
     DeadLetter, DeadLetterEntry, DeadLetterOutcome, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body,
 };
@@ -126,11 +126,17 @@ struct Output<'o> {
 }
 
 impl Output<'_> {
-    /// Leaves out so many calls of a suppressed person.
-    fn suppress(&mut self, calls: usize) {
-        let skipped = calls.min(self.to_skip as usize);
-        self.to_skip -= u32::try_from(skipped).unwrap_or(self.to_skip);
-        self.calls.extend(std::iter::repeat_n(Some(CallEnd::Suppressed), calls - skipped));
+    /// The calls of a decision without those that an earlier life has counted.
+    fn uncounted<'c>(&mut self, calls: &'c [Call]) -> &'c [Call] {
+        let counted = calls.len().min(self.to_skip as usize);
+        self.to_skip -= u32::try_from(counted).unwrap_or(self.to_skip);
+        calls.get(counted..).unwrap_or_default()
+    }
+
+    /// Leaves out the calls of a suppressed person.
+    fn suppress(&mut self, calls: &[Call]) {
+        let suppressed = std::iter::repeat_n(Some(CallEnd::Suppressed), self.uncounted(calls).len());
+        self.calls.extend(suppressed);
     }
 
     fn count(&self, wanted: CallEnd) -> u64 {
@@ -180,7 +186,7 @@ impl Reading {
             });
             for output in own {
                 match &body {
-                    _ if suppressed => output.suppress(decided.calls.len()),
+                    _ if suppressed => output.suppress(&decided.calls),
                     Ok(body) => self.render(decided, body, batch.received_at, output),
                     Err(error) => self.unreadable(decided, error, output),
                 }
@@ -242,11 +248,7 @@ impl Reading {
     fn render(&self, decided: &Decided, body: &Body<'_>, received_at: Timestamp, output: &mut Output<'_>) {
         let outlet = output.outlet;
         let waited = Duration::from_millis(u64::try_from(now().as_ms() - received_at.as_ms()).unwrap_or(0));
-        for call in &decided.calls {
-            if output.to_skip > 0 {
-                output.to_skip -= 1;
-                continue;
-            }
+        for call in output.uncounted(&decided.calls) {
             let installation = &self.common.installation;
             let letter = |reason: &str, item: Bytes| {
                 self.letter(decided, call, outlet, body.event_id.as_str(), reason.to_owned(), item)
@@ -274,11 +276,7 @@ impl Reading {
 
     fn unreadable(&self, decided: &Decided, error: &DecodeError, output: &mut Output<'_>) {
         tracing::error!(partition = self.partition, %error, "a fact's body cannot be read; its calls are dead");
-        for call in &decided.calls {
-            if output.to_skip > 0 {
-                output.to_skip -= 1;
-                continue;
-            }
+        for call in output.uncounted(&decided.calls) {
             output.calls.push(Some(CallEnd::Dead));
             output.dead.push(self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new()));
         }
@@ -287,7 +285,7 @@ impl Reading {
     fn letter(
         &self,
         decided: &Decided,
-        call: &inflection_domain::Call,
+        call: &Call,
         outlet: &Outlet,
         event_id: &str,
         reason: String,

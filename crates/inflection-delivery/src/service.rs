@@ -25,9 +25,9 @@ use crate::metrics::DeliveryMetrics;
 use crate::partition::{Common, PartitionError, Reading};
 use crate::progress::{ProgressError, Tracked, load_revision, pause};
 use crate::room::Room;
-use crate::suppression;
+use crate::suppression::{self, Announcer};
 
-/// Rendered bytes that wait for Segment, over all connections: what the memory of this stage is bounded by.
+/// Memory of rendered calls that wait for Segment, over all connections, in bytes: it bounds the memory of this stage.
 const ROOM_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long requests of a partition that is let go of may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,8 +134,19 @@ pub async fn start(
     metrics: DeliveryMetrics,
     shares: Shares,
 ) -> Result<(DeliveryHandle, impl Future<Output = Result<(), DeliveryError>> + Send), DeliveryError> {
+    let (shared, common, announcer) = parts(&config, &bus, metrics);
+    let (control, shutdown) = (Control::start(&bus, announcer).await?, CancellationToken::new());
+    let mut hub = Hub::new(shared.clone(), Arc::clone(&common), control, config.limits, shutdown.clone());
+    hub.configure(&config.directory.current()).await?;
+    let handle = DeliveryHandle::new(shared.clone(), hub.entries());
+    let service = Service { shared, common, entries: hub.entries() };
+    Ok((handle, run(Arc::new(service), hub, config.directory, shares, shutdown)))
+}
+
+/// What the tasks of connections share, what those of partitions share, and who tells both of suppressed persons.
+fn parts(config: &DeliveryConfig, bus: &Bus, metrics: DeliveryMetrics) -> (Shared, Arc<Common>, Announcer) {
     let partitions = config.installation.partitions.get();
-    let (announcer, suppression) = suppression::channel(config.installation.key);
+    let (announcer, suppression) = suppression::channel(config.installation.key.clone());
     let shared = Shared {
         bus: bus.clone(),
         tracked: Arc::new((0..partitions).map(|_| Arc::default()).collect()),
@@ -147,21 +158,16 @@ pub async fn start(
         opening: Arc::default(),
         suppression: suppression.clone(),
     };
-    let common = Arc::new(Common {
+    let common = Common {
         bus: bus.clone(),
-        installation: config.installation.id,
+        installation: config.installation.id.clone(),
         outlets: std::sync::RwLock::default(),
         room: Arc::clone(&shared.room),
         parking: Common::parking(),
         metrics,
         suppression,
-    });
-    let (control, shutdown) = (Control::start(&bus, announcer).await?, CancellationToken::new());
-    let mut hub = Hub::new(shared.clone(), Arc::clone(&common), control, config.limits, shutdown.clone());
-    hub.configure(&config.directory.current()).await?;
-    let handle = DeliveryHandle::new(shared.clone(), hub.entries());
-    let service = Service { shared, common, entries: hub.entries() };
-    Ok((handle, run(Arc::new(service), hub, config.directory, shares, shutdown)))
+    };
+    (shared, Arc::new(common), announcer)
 }
 
 /// Serves partitions as they come and go. When there will be none, connections leave too.
@@ -263,14 +269,16 @@ impl Service {
         tracked: &Tracked,
         stop: &CancellationToken,
     ) -> Result<Option<u64>, DeliveryError> {
-        let _opening = self.shared.opening.lock().await;
-        let (progress, revision, parked) = loop {
+        // Until every connection is told. Whoever has to wait for the bus lets go of it: others go on meanwhile.
+        let (_opening, (progress, revision, parked)) = loop {
+            let opening = self.shared.opening.lock().await;
             if stop.is_cancelled() {
                 return Ok(None);
             }
             match self.standing(partition).await {
-                Ok(standing) => break standing,
+                Ok(standing) => break (opening, standing),
                 Err(error) if error.is_outage() && !self.shared.bus.has_failed() => {
+                    drop(opening);
                     tracing::warn!(partition, ?error, "a partition waits for the bus");
                     pause(REOPEN_WAIT, stop).await;
                 }
@@ -330,5 +338,70 @@ impl Service {
 
     fn all(&self) -> Vec<Entry> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::pin::pin;
+
+    use inflection_bus::EmbeddedConfig;
+    use inflection_domain::{InstallationId, InstallationKey, PartitionCount};
+    use inflection_telemetry::Registry;
+    use inflection_wire::{CallPosition, SCHEMA_VERSION};
+
+    use super::*;
+    use crate::connection::parked_log;
+
+    /// Longest wait for anything here.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn service(bus: &Bus) -> Service {
+        let installation = Installation {
+            id: InstallationId::new("i1").unwrap(),
+            key: InstallationKey::new([7; 32]),
+            partitions: PartitionCount::new(2).unwrap(),
+            schema_version: SCHEMA_VERSION,
+        };
+        let (directory, limits) = (Directory::new(Vec::new()).1, Limits::default());
+        let config = DeliveryConfig { directory, installation, limits, park_after: Duration::from_secs(60) };
+        let (shared, common, _announcer) = parts(&config, bus, DeliveryMetrics::new(&Registry::default()));
+        Service { shared, common, entries: Entries::default() }
+    }
+
+    /// A bus that cannot read the end of the one parked log there is.
+    async fn unreadable_bus(folder: &tempfile::TempDir) -> Bus {
+        let open = || Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned()));
+        let key = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
+        let log = parked_log(&key, 0).unwrap();
+        let totals = ConnectionTotals::new(key.0, key.1, 0, CallPosition::default());
+        let bus = open().await.unwrap();
+        bus.append(&log, None, ParkedBatch { totals, calls: Vec::new() }.encode()).await.unwrap();
+        bus.close().await;
+        let bus = open().await.unwrap();
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            File::options().write(true).open(file.unwrap().path()).unwrap().set_len(0).unwrap();
+        }
+        assert!(matches!(bus.last(&log).await, Err(ReadError::Unavailable(_))));
+        bus
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_waits_for_the_bus_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(&unreadable_bus(&folder).await);
+        let (one, other, stop) = (Tracked::default(), Tracked::default(), CancellationToken::new());
+        let mut waiting = pin!(service.open(0, &one, &stop));
+        let opened = async {
+            tokio::select! {
+                biased; // so that the other one comes second
+                opened = &mut waiting => panic!("it was opened: {opened:?}"),
+                opened = service.open(1, &other, &stop) => opened.unwrap(),
+            }
+        };
+        assert_eq!(tokio::time::timeout(PATIENCE, opened).await.unwrap(), Some(0));
+        stop.cancel();
+        assert_eq!(tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap(), None, "it ends when told so");
     }
 }

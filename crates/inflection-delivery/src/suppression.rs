@@ -3,7 +3,7 @@
 //! When nobody is suppressed in a workspace there is nothing to ask. Else a call is known by the key of its person, which
 //! it carries, and by the user it names.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use inflection_domain::{Hash128, Head, InstallationKey, PersonId, Tombstone, UserId, WorkspaceId};
@@ -29,8 +29,7 @@ impl Suppressed {
     }
 
     /// Whether a person is suppressed, or the user it is.
-    #[must_use]
-    pub fn covers(&self, person: Option<Hash128>, user: Option<&UserId>) -> bool {
+    pub(crate) fn covers(&self, person: Option<Hash128>, user: Option<&UserId>) -> bool {
         let is = |tombstone: Tombstone| self.tombstones.contains(&tombstone);
         person.is_some_and(|person| is(Tombstone::of_person(&self.key, person)))
             || user.is_some_and(|user| is(Tombstone::of_user(&self.key, &self.workspace, user)))
@@ -84,7 +83,7 @@ pub(crate) fn channel(key: InstallationKey) -> (Announcer, Suppression) {
 impl Announcer {
     /// From the moment this returns, nobody begins a request with a call of a person that the record has.
     pub(crate) fn announce(&self, record: SuppressedPersons, revision: u64) {
-        let of = |(workspace, persons): (WorkspaceId, std::collections::BTreeMap<Tombstone, _>)| {
+        let of = |(workspace, persons): (WorkspaceId, BTreeMap<Tombstone, _>)| {
             let own = Suppressed::new(workspace.clone(), self.key.clone(), persons.into_keys());
             (!own.tombstones.is_empty()).then(|| (workspace, Arc::new(own)))
         };
@@ -96,7 +95,7 @@ impl Announcer {
 impl Everybody {
     /// Those of a workspace, if there are any.
     pub(crate) fn of(&self, workspace: &WorkspaceId) -> Option<&Arc<Suppressed>> {
-        if self.by_workspace.is_empty() { None } else { self.by_workspace.get(workspace) }
+        self.by_workspace.get(workspace)
     }
 }
 

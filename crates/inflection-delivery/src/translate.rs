@@ -99,7 +99,7 @@ pub(crate) fn person_key(decided: &Decided, body: &Body<'_>) -> Hash128 {
 
 /// User and person as a rendered item names them: its own members, ahead of everything that a sender wrote.
 pub(crate) fn ids(item: &str) -> (Option<String>, Option<String>) {
-    let members = item.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+    let members = inside(item, '{', '}').unwrap_or_default();
     let (mut user, mut person) = (None, None);
     for member in members::of(members).take_while(|member| member.key != "context") {
         match &*member.key {

@@ -271,7 +271,9 @@ impl PartitionState {
         changes.deliveries.into_iter().for_each(|(key, delivery)| self.put_mail(key, delivery.into()));
         changes.forgotten_persons.into_iter().for_each(|key| self.remove_person(key));
         changes.forgotten_mails.into_iter().for_each(|key| self.remove_mail(key));
-        self.tombstones.retain(|tombstone| !changes.lifted.contains(tombstone));
+        for tombstone in &changes.lifted {
+            self.tombstones.remove(tombstone);
+        }
         self.tombstones.extend(changes.suppressed);
     }
 }

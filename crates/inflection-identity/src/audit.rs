@@ -82,10 +82,13 @@ pub async fn audit(bus: &Bus, partition: u16) -> Result<Audit, AuditError> {
     let truncated_through = truncated_through(bus, partition).await?;
     let (mut replays, mut damaged) = (Vec::new(), 0);
     for slot in [None, Some(SnapshotSlot::Even), Some(SnapshotSlot::Odd)] {
-        let Some(start) = start(bus, partition, slot).await? else { continue };
-        let Some((from, step)) = start else {
-            damaged += 1;
-            continue;
+        let (from, step) = match start(bus, partition, slot).await? {
+            Start::At(from, step) => (from, *step),
+            Start::Absent => continue,
+            Start::Damaged => {
+                damaged += 1;
+                continue;
+            }
         };
         // A snapshot that is newer than the look at the log, or that an owner left behind who was one no more.
         if from > through || from < truncated_through {
@@ -101,17 +104,26 @@ pub async fn audit(bus: &Bus, partition: u16) -> Result<Audit, AuditError> {
     Ok(Audit { through, replays, damaged })
 }
 
-/// Where a replay begins: at a snapshot, or without one at the log's first message. `None` when there is no such snapshot,
-/// `Some(None)` when it is damaged.
-async fn start(
-    bus: &Bus,
-    partition: u16,
-    slot: Option<SnapshotSlot>,
-) -> Result<Option<Option<(Sequence, Step)>>, AuditError> {
-    let Some(slot) = slot else { return Ok(Some(Some((0, Step::default())))) };
-    let Some(blob) = bus.get_blob(&slot.blob_name(partition)).await? else { return Ok(None) };
-    let own = Snapshot::decode(blob).ok().filter(|snapshot| snapshot.head.partition == partition);
-    Ok(Some(own.map(|snapshot| (snapshot.head.decisions_through, Step::restore(snapshot)))))
+/// Where a replay begins.
+enum Start {
+    /// After this message, from this state.
+    At(Sequence, Box<Step>),
+    /// There is no such snapshot.
+    Absent,
+    /// There is one, which cannot be read or is another partition's.
+    Damaged,
+}
+
+/// The beginning at a snapshot, or without one at the log's first message.
+async fn start(bus: &Bus, partition: u16, slot: Option<SnapshotSlot>) -> Result<Start, AuditError> {
+    let Some(slot) = slot else { return Ok(Start::At(0, Box::default())) };
+    let Some(blob) = bus.get_blob(&slot.blob_name(partition)).await? else { return Ok(Start::Absent) };
+    Ok(match Snapshot::decode(blob) {
+        Ok(snapshot) if snapshot.head.partition == partition => {
+            Start::At(snapshot.head.decisions_through, Box::new(Step::restore(snapshot)))
+        }
+        Ok(_) | Err(_) => Start::Damaged,
+    })
 }
 
 async fn truncated_through(bus: &Bus, partition: u16) -> Result<Sequence, AuditError> {

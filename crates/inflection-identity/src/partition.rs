@@ -218,9 +218,7 @@ impl Worker {
                         }
                     }
                     None => {
-                        purged = self.purge(through, purged).await;
-                        purge_at = Instant::now() + PURGE_EVERY;
-                        size.set(step.state());
+                        (purged, purge_at) = self.tidy(&step, purged, &size).await;
                         continue;
                     }
                 }
@@ -248,9 +246,7 @@ impl Worker {
             self.metrics.suppressed.add(counts.suppressed);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
-                purged = self.purge(step.position().through, purged).await;
-                purge_at = Instant::now() + PURGE_EVERY;
-                size.set(step.state());
+                (purged, purge_at) = self.tidy(&step, purged, &size).await;
             }
         }
     }
@@ -321,6 +317,13 @@ impl Worker {
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_WAIT.1),
             }
         }
+    }
+
+    /// Deletes consumed input and measures the state. Gives up to where input is deleted, and when this is due again.
+    async fn tidy(&self, step: &Step, purged: u64, size: &StateSize) -> (u64, Instant) {
+        let purged = self.purge(step.position().through, purged).await;
+        size.set(step.state());
+        (purged, Instant::now() + PURGE_EVERY)
     }
 
     /// Deletes consumed input. Failing is no harm: the next purge includes it.

@@ -143,7 +143,9 @@ impl Step {
         while let Some(input) = inputs.front_mut() {
             let orders = std::mem::take(&mut input.orders);
             // An owner before us that has consumed some of its events has obeyed.
-            orders.iter().filter(|_| self.position.events == 0).for_each(|order| self.state.obey(order));
+            if self.position.events == 0 {
+                orders.iter().for_each(|order| self.state.obey(order));
+            }
             // Events of this message that an owner before us consumed already.
             while input.taken < self.position.events && input.next().is_some() {}
             while bytes + self.state.changes_bytes() < bytes_max {

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use inflection_domain::{
-    Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, Tombstone, UserId,
-    WorkspaceId,
+    Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, UserId, WorkspaceId,
 };
 use prost::Message as _;
+use prost::encoding::message;
 
 use crate::events::workspace;
 use crate::fields::{Fields, put_bytes, put_message, put_number};
-use crate::{DecodeError, enums, key, keys, optional_key, pb};
+use crate::{DecodeError, enums, joined, key, keys, optional_key, pb, tombstone};
 
 /// Memory that a thread keeps for writing messages, in bytes.
 const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -106,7 +106,10 @@ impl DecisionBatch {
         for decided in &self.decisions {
             put_message(out, DECISIONS, |out| encode_decided(decided, out));
         }
-        put_bytes(out, CHANGES, &encode_changes(self.changes).encode_to_vec());
+        let changes = encode_changes(self.changes);
+        if changes != pb::StateChanges::default() {
+            message::encode(CHANGES, &changes, out);
+        }
         for totals in &self.totals {
             put_message(out, 5, |out| encode_totals(totals).encode_raw(out));
         }
@@ -225,16 +228,6 @@ fn decode_call(call: &[u8]) -> Result<Call, DecodeError> {
         open_source,
         link_url: (!link_url.is_empty()).then(|| link_url.into()),
     })
-}
-
-pub(crate) fn joined(keys: impl ExactSizeIterator<Item = [u8; 16]>) -> Bytes {
-    let mut joined = Vec::with_capacity(keys.len() * 16);
-    keys.for_each(|key| joined.extend_from_slice(&key));
-    joined.into()
-}
-
-fn tombstone(key: Hash128) -> Tombstone {
-    Tombstone::from_bytes(key.to_bytes())
 }
 
 fn encode_changes(changes: Changes) -> pb::StateChanges {
@@ -415,7 +408,11 @@ mod tests {
         // The generated code agrees with the hand-written one: it understands the message, and is understood.
         let generated = pb::DecisionBatch::decode(&encoded[..]).unwrap();
         assert_eq!(DecisionBatch::decode(&generated.encode_to_vec().into()).unwrap(), batch);
+        assert_eq!(generated.encode_to_vec(), encoded);
         let without = DecisionBatch { changes: Changes::default(), ..batch };
         assert_eq!(DecisionBatch::decode_decisions(&encoded).unwrap(), without);
+        let totals = DecisionBatch { decisions: Vec::new(), ..without };
+        assert_eq!(DecisionBatch::decode_totals(&encoded).unwrap(), totals);
+        assert_eq!(DecisionBatch::default().encode(), Bytes::new(), "what says nothing is absent");
     }
 }

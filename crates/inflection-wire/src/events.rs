@@ -4,9 +4,7 @@
 //! writer of a partition joins what many requests left while its last append was under way.
 
 use bytes::Bytes;
-use inflection_domain::{
-    Fact, Head, LinkKind, LinkRef, MailRef, PersonOrder, Timestamp, Tombstone, UserId, WorkspaceId,
-};
+use inflection_domain::{Fact, Head, LinkKind, LinkRef, MailRef, PersonOrder, Timestamp, UserId, WorkspaceId};
 
 use crate::body::encode_body;
 use crate::fields::{Fields, put_bytes, put_fixed64, put_message, put_number};
@@ -143,7 +141,7 @@ fn decode_order(order: &[u8]) -> Result<PersonOrder, DecodeError> {
     Ok(PersonOrder {
         workspace: workspace(workspace_id, &mut None)?,
         kind: kind.ok_or(DecodeError::Field("order.kind"))?,
-        tombstone: Tombstone::from_bytes(key("tombstone", tombstone)?.to_bytes()),
+        tombstone: crate::tombstone(key("tombstone", tombstone)?),
         person: optional_key("person_key", person)?,
     })
 }
@@ -198,7 +196,7 @@ fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<Works
 #[cfg(test)]
 mod tests {
     use inflection_domain::{
-        Body, BounceClass, EmailAddress, EventId, FactKind, Hash128, LinkKind, OrderKind, PersonId,
+        Body, BounceClass, EmailAddress, EventId, FactKind, Hash128, LinkKind, OrderKind, PersonId, Tombstone,
     };
     use proptest::prelude::*;
     use prost::Message as _;

@@ -72,6 +72,18 @@ fn keys<'k>(
     if cut.is_empty() { Ok(keys) } else { Err(DecodeError::Field(field)) }
 }
 
+/// The inverse of [`keys`].
+fn joined(keys: impl ExactSizeIterator<Item = [u8; 16]>) -> bytes::Bytes {
+    let mut joined = Vec::with_capacity(keys.len() * 16);
+    keys.for_each(|key| joined.extend_from_slice(&key));
+    joined.into()
+}
+
 fn key(field: &'static str, bytes: &[u8]) -> Result<inflection_domain::Hash128, DecodeError> {
     bytes.try_into().map(inflection_domain::Hash128::from_bytes).ok().ok_or(DecodeError::Field(field))
+}
+
+/// A key that was read as the tombstone it is.
+fn tombstone(key: inflection_domain::Hash128) -> inflection_domain::Tombstone {
+    inflection_domain::Tombstone::from_bytes(key.to_bytes())
 }

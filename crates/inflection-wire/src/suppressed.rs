@@ -6,7 +6,7 @@ use bytes::Bytes;
 use inflection_domain::{Timestamp, Tombstone, WorkspaceId};
 use prost::Message as _;
 
-use crate::{DecodeError, key, pb};
+use crate::{DecodeError, key, pb, tombstone};
 
 /// What is known of one suppressed person or user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl SuppressedPersons {
         for workspace in pb::SuppressedPersons::decode(bytes)?.workspaces {
             let id = WorkspaceId::new(&workspace.workspace).ok().ok_or(DecodeError::Field("workspace"))?;
             let persons = workspace.persons.into_iter().map(|person| {
-                let tombstone = Tombstone::from_bytes(key("tombstone", &person.tombstone)?.to_bytes());
+                let tombstone = tombstone(key("tombstone", &person.tombstone)?);
                 let at = Timestamp::from_ms(person.at_ms);
                 Ok((tombstone, SuppressedPerson { user: person.user, at, erased: person.erased }))
             });

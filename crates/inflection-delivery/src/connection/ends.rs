@@ -17,7 +17,7 @@ impl Sender {
     /// Tells the partitions which calls have ended.
     pub(super) fn finish(&mut self, finished: Vec<Finished>) {
         // In their order: which call of a message has ended how is known by its place.
-        let mut ends: Vec<(Ticket, Fate, usize)> = Vec::new();
+        let mut ends: Vec<(Ticket, Fate)> = Vec::new();
         let (mut accepted, mut suppressed, mut oldest, at) = (0, 0, i64::MAX, now());
         for Finished { item, fate, orphan } in finished {
             if fate == Fate::Accepted {
@@ -34,10 +34,7 @@ impl Sender {
                 Ticket::DeadLetter if fate == Fate::Accepted => self.note_replayed(&item),
                 // It stays where it lies.
                 Ticket::DeadLetter => {}
-                ticket @ (Ticket::Decision { .. } | Ticket::Parked { .. }) => match ends.last_mut() {
-                    Some((last, same, count)) if (*last, *same) == (ticket, fate) => *count += 1,
-                    Some(_) | None => ends.push((ticket, fate, 1)),
-                },
+                ticket @ (Ticket::Decision { .. } | Ticket::Parked { .. }) => ends.push((ticket, fate)),
             }
         }
         if accepted > 0 {
@@ -47,7 +44,9 @@ impl Sender {
             self.shared.metrics.fact_to_segment_seconds.observe(Duration::from_millis(waited));
         }
         self.count_suppressed(suppressed);
-        for (ticket, fate, count) in ends {
+        for equal in ends.chunk_by(PartialEq::eq) {
+            let &[(ticket, fate), ..] = equal else { continue };
+            let count = equal.len();
             if fate == Fate::Dead {
                 self.count_dead("refused", count);
             }

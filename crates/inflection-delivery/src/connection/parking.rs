@@ -242,3 +242,37 @@ pub(super) fn expiry(after: Duration) -> Timestamp {
     let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
     Timestamp::from_ms(now().as_ms().saturating_sub(after))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use inflection_bus::EmbeddedConfig;
+    use inflection_domain::{ConnectionId, Head, InstallationKey, PersonId, Tombstone, WorkspaceId};
+    use inflection_wire::{DeadLetterEntry, DeadLetterOutcome};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_the_late_calls_of_a_suppressed_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let key = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
+        let dead = dead_letters::dead_letter_log(&key.0, &key.1).unwrap();
+        let person = |id| Head::person_key(&key.0, &PersonId::new(id).unwrap());
+        let call = |id| {
+            let (call, received_at) = (Bytes::from_static(b"e{}"), Timestamp::default());
+            item(ParkedCall { call, event_id_bytes: 1, received_at, id: 1, person: Some(person(id)) }, 0, 1)
+        };
+        let installation = InstallationKey::new([7; 32]);
+        let tombstone = Tombstone::of_person(&installation, person("p1"));
+        let suppressed = Suppressed::new(key.0.clone(), installation, [tombstone]);
+        let late = bury_late(&bus, &dead, &key, Some(&suppressed), [call("p1"), call("p2")]).await.unwrap();
+        assert_eq!(late, Late { expired: 1, suppressed: 1 });
+        let kept = bus.read(&dead, 0).next(usize::MAX).await.unwrap().into_iter();
+        let persons = kept.map(|message| match DeadLetterEntry::decode(message.payload).unwrap().outcome {
+            DeadLetterOutcome::Died(letter) => letter.person,
+            outcome @ (DeadLetterOutcome::Replayed(_) | DeadLetterOutcome::Dropped(_)) => panic!("{outcome:?}"),
+        });
+        assert_eq!(persons.collect::<Vec<_>>(), [Some(person("p2"))]);
+    }
+}

@@ -31,7 +31,7 @@ pub(super) struct Batch {
     requests: VecDeque<usize>,
     /// Attempts of the front request.
     attempts: u32,
-    /// Which items of the front request are not sent because their persons are suppressed; empty when all are.
+    /// Which items of the front request are withheld because their persons are suppressed, as far as the last of them.
     withheld: Vec<bool>,
     status: u16,
     /// Its calls are parked; whoever answers for it now only says whether they are still to be sent.
@@ -120,17 +120,17 @@ impl Batch {
     /// Begins an attempt of the front request, without the calls of suppressed persons; `None` when nothing is left of it
     /// to be sent.
     pub(super) fn start(&mut self, suppressed: Option<&Suppressed>) -> Option<(Vec<Item>, u32)> {
-        let front = || self.items.iter().take(self.front());
-        let (withheld, items) = match suppressed {
-            None => (Vec::new(), front().cloned().collect::<Vec<_>>()),
-            Some(suppressed) => {
-                let withheld: Vec<bool> = front().map(|item| suppressed.covers_item(item)).collect();
-                let sent = front().zip(&withheld).filter(|(_, withheld)| !**withheld);
-                let items = sent.map(|(item, _)| item.clone()).collect();
-                (withheld, items)
+        let front = self.front();
+        let mut items = Vec::with_capacity(front);
+        self.withheld.clear();
+        for (place, item) in self.items.iter().take(front).enumerate() {
+            if suppressed.is_some_and(|suppressed| suppressed.covers_item(item)) {
+                self.withheld.resize(place, false);
+                self.withheld.push(true);
+            } else {
+                items.push(item.clone());
             }
-        };
-        self.withheld = withheld;
+        }
         if items.is_empty() {
             return None;
         }

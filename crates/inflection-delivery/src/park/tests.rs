@@ -587,21 +587,19 @@ impl World {
     }
 
     fn finish(&mut self, finished: Vec<Finished>) {
-        let mut ends: Vec<(Ticket, Fate, usize)> = Vec::new();
+        let mut ends: Vec<(Ticket, Fate)> = Vec::new();
         for Finished { item, fate, orphan } in finished {
             match item.ticket {
                 Ticket::Decision { partition, .. } | Ticket::Parked { partition, .. } if orphan => {
                     self.lanes[usize::from(partition)].park.orphan_ended(fate);
                 }
                 ticket @ (Ticket::Decision { .. } | Ticket::Parked { .. } | Ticket::DeadLetter) => {
-                    match ends.last_mut() {
-                        Some((last, same, count)) if (*last, *same) == (ticket, fate) => *count += 1,
-                        Some(_) | None => ends.push((ticket, fate, 1)),
-                    }
+                    ends.push((ticket, fate));
                 }
             }
         }
-        for (ticket, fate, count) in ends {
+        for equal in ends.chunk_by(PartialEq::eq) {
+            let ((ticket, fate), count) = (equal[0], equal.len());
             match ticket {
                 Ticket::Decision { partition, sequence } => {
                     self.lanes[usize::from(partition)].books.end(&self.key, sequence, fate.into(), count);
@@ -777,9 +775,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// Whatever happens on the way, crashes at any moment included: every call that is neither filtered, suppressed nor
-    /// poison is accepted, nothing of a suppressed person is sent, first arrivals keep each lane's order, poison is buried, and the books are exact. At most one request
-    /// of a lane is under way. A call is sent again only if its request failed, was refused or was not answered, or a
-    /// crash came between.
+    /// poison is accepted, nothing of a suppressed person is sent, first arrivals keep each lane's order, poison is
+    /// buried, and the books are exact. At most one request of a lane is under way. A call is sent again only if its
+    /// request failed, was refused or was not answered, or a crash came between.
     #[test]
     fn laws(steps in proptest::collection::vec((step(), 0usize..4), 1..250)) {
         let mut world = World::new();

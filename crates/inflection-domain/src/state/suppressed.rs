@@ -3,6 +3,10 @@
 use super::PartitionState;
 use crate::{Hash128, Head, InstallationKey, MailRef, OrderKind, PersonOrder, Tombstone};
 
+/// What a tombstone or the key of something erased takes when changes are written, about, in bytes: itself, and the
+/// beginning of its list.
+const KEY_CHANGE_BYTES: usize = 18;
+
 impl PartitionState {
     /// Whose facts are dropped.
     pub fn tombstones(&self) -> impl ExactSizeIterator<Item = Tombstone> {
@@ -28,7 +32,7 @@ impl PartitionState {
         };
         if changed {
             self.touched_tombstones.insert(order.tombstone);
-            self.changes_bytes += 18;
+            self.changes_bytes += KEY_CHANGE_BYTES;
         }
         if let Some(person) = order.person.filter(|_| order.kind == OrderKind::Erase) {
             self.forget(person);
@@ -42,12 +46,12 @@ impl PartitionState {
         if self.persons.of(person).contains_key(&person) {
             self.remove_person(person);
             self.touched_persons.push(person);
-            self.changes_bytes += 18;
+            self.changes_bytes += KEY_CHANGE_BYTES;
         }
         if self.mails.of(mail).contains_key(&mail) {
             self.remove_mail(mail);
             self.touched_mails.push(mail);
-            self.changes_bytes += 18;
+            self.changes_bytes += KEY_CHANGE_BYTES;
         }
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use inflection_domain::{BounceClass, Delivery, Hash128, PartitionState, Person, Restore, Tombstone, UserId};
 use prost::Message as _;
 
-use crate::decisions::{decode_delivery, encode_delivery, joined};
-use crate::{DecodeError, enums, keys as split, pb};
+use crate::decisions::{decode_delivery, encode_delivery};
+use crate::{DecodeError, enums, joined, keys as split, pb, tombstone};
 
 /// Keys of one portion: enough that its own cost is nothing, few enough that it stays in the cache.
 const KEYS_MAX: usize = 4096;
@@ -42,8 +42,7 @@ pub(super) fn decode(portion: Bytes, state: &mut Restore) -> Result<(), DecodeEr
     for delivery in portion.deliveries {
         state.deliveries([decode_delivery(delivery)?]);
     }
-    let tombstones = split("tombstones", &portion.tombstones)?;
-    state.tombstones(tombstones.map(|key| Tombstone::from_bytes(key.to_bytes())));
+    state.tombstones(split("tombstones", &portion.tombstones)?.map(tombstone));
     Ok(())
 }
 
