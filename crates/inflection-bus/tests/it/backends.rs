@@ -41,8 +41,9 @@ impl NatsServer {
         self.kill();
         let store = self.dir.path().join("store");
         let config = self.dir.path().join("nats.conf");
+        // Left to itself a server takes a share of the free disk: what fits would depend on the machine.
         let text = format!(
-            "port: {}\nhost: 127.0.0.1\njetstream {{ store_dir: {:?}, sync_interval: always }}\n{}",
+            "port: {}\nhost: 127.0.0.1\njetstream {{ store_dir: {:?}, sync_interval: always, max_file_store: 1TB }}\n{}",
             self.port,
             store.display().to_string(),
             self.more
