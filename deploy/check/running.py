@@ -109,6 +109,8 @@ def nats(processes, folder, port, monitor):
         text.replace("0.0.0.0:4222", f"127.0.0.1:{port}")
         .replace("0.0.0.0:8222", f"127.0.0.1:{monitor}")
         .replace("/var/lib/nats", f"{folder}/jetstream")
+        # Left to itself a server takes a share of the free disk: what fits would depend on the machine.
+        .replace("sync_interval: always", "sync_interval: always\n  max_file_store: 1TB")
     )
     (folder / "nats.conf").write_text(text)
     processes.start("nats", [environment("NATS_SERVER"), "-c", folder / "nats.conf"])

@@ -15,6 +15,8 @@ mod desk;
 mod events;
 mod fact;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod input;
 mod json;
 mod metrics;

@@ -175,5 +175,17 @@ fn refused(refusal: &Refusal, id: &str) -> Response<Body> {
     response
 }
 
+/// Reads bytes as every kind of request, and hands on the facts that they give.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8], context: Context<'_>, mut check: impl FnMut(&[inflection_domain::Fact<'_>])) {
+    for endpoint in [Endpoint::Batch, Endpoint::Single(Call::Track), Endpoint::Single(Call::Identify)] {
+        let Ok(envelope) = Envelope::read(bytes, endpoint) else { continue };
+        if let Ok(taken) = batch::take(&envelope, context, "request") {
+            assert!(taken.facts.len() <= 2 * ITEMS_MAX, "more facts than items can give");
+            check(&taken.facts);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

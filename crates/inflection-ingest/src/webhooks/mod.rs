@@ -7,7 +7,7 @@
 //! Here is the shell. What differs between providers is pure: `adapter` says what a provider is made of, and there is a file
 //! for each.
 
-mod adapter;
+pub(crate) mod adapter;
 mod amazon;
 mod brevo;
 mod canonical;

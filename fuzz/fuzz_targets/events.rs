@@ -1,0 +1,7 @@
+//! POST /v1/events.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    inflection_ingest::fuzzing::events(bytes);
+});
