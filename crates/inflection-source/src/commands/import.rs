@@ -40,10 +40,10 @@ const STATE_SUFFIX: &str = ".import-state";
 pub(crate) async fn run(args: ImportArgs) -> Result<End, Failure> {
     let mapping = check(&args)?;
     let begun = Instant::now();
-    let resumes =
-        !args.restart && args.files.iter().any(|path| state_path(&args, path).is_some_and(|path| path.exists()));
-    let rejects = Rejects::open(args.rejects.as_deref(), resumes, args.show_errors)
-        .with_context(|| format!("--rejects {}", args.rejects.clone().unwrap_or_default().display()))?;
+    let resumes = !args.restart
+        && !args.dry_run
+        && args.files.iter().any(|path| state_path(&args, path).is_some_and(|path| path.exists()));
+    let rejects = Rejects::new(args.rejects.clone(), resumes, args.show_errors);
     let summary = Summary { dry_run: args.dry_run, ..Summary::default() };
     let mut import = Import { args: &args, mapping, rejects, summary };
     let outcome = if args.dry_run { import.check_files().await } else { import.send_files().await };
@@ -261,8 +261,10 @@ impl Import<'_> {
         Limits { events, bytes: LINES_BYTES_MAX }
     }
 
-    fn open(&self, path: &Path) -> Result<Source, Failure> {
+    /// Opens a file; the one for refused lines too, which a mistyped name thus does not empty.
+    fn open(&mut self, path: &Path) -> Result<Source, Failure> {
         let source = Source::open(path, self.args.format, &self.mapping)?;
+        self.rejects.open().context("--rejects cannot be written")?;
         if !source.unused().is_empty() {
             let columns = source.unused().join(", ");
             tracing::info!(file = %path.display(), columns, "these columns are no fields and are left out");

@@ -96,6 +96,7 @@ impl Events {
 pub(super) struct Batch {
     pub(super) events: Events,
     pub(super) refused: Vec<Refused>,
+    refused_bytes: usize,
     /// Everything before it is in this batch or an earlier one.
     pub(super) end: Position,
 }
@@ -109,8 +110,7 @@ impl Batch {
     fn is_full(&self, limits: Limits, more_bytes: usize) -> bool {
         // What is refused is bounded too: it is kept until the batch is done.
         let records = self.events.len() + self.refused.len();
-        let refused_bytes = self.refused.iter().map(|one| one.written.len()).sum::<usize>();
-        records >= limits.events || self.events.body.len() + refused_bytes + more_bytes > limits.bytes
+        records >= limits.events || self.events.body.len() + self.refused_bytes + more_bytes > limits.bytes
     }
 }
 
@@ -149,6 +149,7 @@ pub(super) fn read<R: Read>(
             }
             Err((code, message)) => {
                 let (line, written) = (record.line, record.bytes.to_vec());
+                batch.refused_bytes += written.len();
                 batch.refused.push(Refused { line, code: code.to_owned(), message, written });
             }
         }

@@ -1,10 +1,10 @@
 //! What is told at the end, and the refused lines.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,6 +17,9 @@ use super::state::Counts;
 /// Refused lines: the first are shown, all are kept in a file if there is one.
 #[derive(Debug)]
 pub(super) struct Rejects {
+    /// The file, until it is open.
+    path: Option<PathBuf>,
+    after: bool,
     file: Option<BufWriter<File>>,
     shown: Vec<Shown>,
     shown_max: usize,
@@ -33,17 +36,21 @@ struct Shown {
 }
 
 impl Rejects {
-    /// Keeps them in a file, which only its owner may read, after what is in it or instead.
-    pub(super) fn open(path: Option<&Path>, after: bool, shown_max: usize) -> io::Result<Self> {
-        let open = |path: &Path| {
-            let file =
-                OpenOptions::new().create(true).append(after).truncate(!after).write(true).mode(0o600).open(path)?;
-            if file.metadata()?.is_file() {
-                file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-            }
-            Ok::<_, io::Error>(BufWriter::new(file))
-        };
-        Ok(Self { file: path.map(open).transpose()?, shown: Vec::new(), shown_max, count: 0 })
+    /// Keeps them in a file, if there is one: after what is in it, or instead.
+    pub(super) fn new(path: Option<PathBuf>, after: bool, shown_max: usize) -> Self {
+        Self { path, after, file: None, shown: Vec::new(), shown_max, count: 0 }
+    }
+
+    /// Opens the file, once; only its owner may read it.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        let Some(path) = self.path.take() else { return Ok(()) };
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(self.after).truncate(!self.after).write(true).mode(0o600).open(path)?;
+        if file.metadata()?.is_file() {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        self.file = Some(BufWriter::new(file));
+        Ok(())
     }
 
     /// Adds lines of a file; they are on disk when it returns.
@@ -168,9 +175,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rejects.ndjson");
         std::fs::write(&path, "of another import\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         for (after, lines) in [(false, 2), (true, 4)] {
-            let mut rejects = Rejects::open(Some(&path), after, 1).unwrap();
+            let mut rejects = Rejects::new(Some(path.clone()), after, 1);
+            rejects.open().unwrap();
+            rejects.open().unwrap();
             rejects.add(Path::new("f"), &[refused(1), refused(2)]).unwrap();
             assert_eq!((rejects.shown.len(), rejects.count), (1, 2));
             let text = std::fs::read_to_string(&path).unwrap();

@@ -276,8 +276,7 @@ mod tests {
 
     #[test]
     fn halves_are_taken_in_order() {
-        let mut left = Vec::from([0..5]);
-        let mut seen = Vec::new();
+        let (mut left, mut seen) = (Vec::from(halves(0..5)), Vec::new());
         while let Some(range) = left.pop() {
             if range.len() > 1 { left.extend(halves(range)) } else { seen.push(range.start) }
         }
