@@ -17,6 +17,9 @@ use crate::fact::parse_rfc3339;
 /// Calls kept: more than any run of these checks makes.
 const CALLS_MAX: usize = 4_000_000;
 
+/// Bytes of them: 1 KiB each.
+const CALLS_BYTES_MAX: usize = CALLS_MAX * 1024;
+
 /// A running stand-in; it stops when dropped.
 #[derive(Debug)]
 pub struct Segment {
@@ -29,7 +32,12 @@ pub struct Segment {
 impl Segment {
     /// Starts one that takes every write key and answers as Segment does.
     pub fn start() -> Self {
-        let config = SandboxConfig { mode: Mode::Faithful, calls_max: CALLS_MAX, ..SandboxConfig::default() };
+        let config = SandboxConfig {
+            mode: Mode::Faithful,
+            calls_max: CALLS_MAX,
+            calls_bytes_max: CALLS_BYTES_MAX,
+            ..SandboxConfig::default()
+        };
         let sandbox = Sandbox::new(config);
         let shutdown = CancellationToken::new();
         let (tell, told) = mpsc::sync_channel(1);
@@ -54,6 +62,11 @@ impl Segment {
     /// Every call received, in order of arrival, repeats included.
     pub fn calls(&self) -> Vec<Arrived> {
         self.sandbox.calls().into_iter().map(arrived).collect()
+    }
+
+    /// Shows every call received, in order of arrival, one by one: for more of them than fit into memory as values.
+    pub fn for_each_call(&self, mut look: impl FnMut(Arrived)) {
+        self.sandbox.for_each_call(|call| look(arrived(call)));
     }
 
     /// Every request received.

@@ -18,6 +18,11 @@ pub fn outage() -> Duration {
     Duration::from_secs(number("INFLECTION_OUTAGE_SECONDS").unwrap_or(8))
 }
 
+/// How many events the import has that is killed: `INFLECTION_IMPORT_EVENTS`, default 20,000.
+pub fn import_events() -> usize {
+    number("INFLECTION_IMPORT_EVENTS").and_then(|events| usize::try_from(events).ok()).unwrap_or(20_000)
+}
+
 /// The seed to repeat: `INFLECTION_SEED`.
 pub fn seed() -> Option<u64> {
     number("INFLECTION_SEED")

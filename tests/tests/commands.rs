@@ -25,7 +25,7 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 const DEMO_WAIT: Duration = Duration::from_secs(90);
 
 /// Every subcommand.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "demo",
     "standalone",
     "ingest",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 16] = [
     "delivery",
     "provision",
     "sandbox",
+    "import",
     "dead-letters",
     "connections",
     "ledger",

@@ -11,6 +11,7 @@ use crate::answer::{Code, Refusal};
 use crate::fact::{Context, Rejection, check};
 use crate::input::Input;
 use crate::json::{Fault, Reader, Value};
+use crate::priority::Priority;
 use crate::request::Layout;
 
 /// Bytes of a usual event, to guess how many a body has.
@@ -55,6 +56,7 @@ pub(crate) fn describe(fault: Fault) -> (Code, &'static str) {
 pub(crate) fn take<'a>(
     body: &'a [u8],
     layout: Layout,
+    priority: Priority,
     context: Context<'_>,
     is_ours: Ours<'_>,
 ) -> Result<Taken<'a>, Refusal> {
@@ -62,6 +64,7 @@ pub(crate) fn take<'a>(
     let expected = (body.len() / USUAL_EVENT_BYTES).min(events_max) + 1;
     let mut collector = Collector {
         context,
+        age_max_ms: priority.age_max_ms(),
         is_ours,
         events_max,
         taken: Taken { facts: Vec::with_capacity(expected), ..Taken::default() },
@@ -104,6 +107,23 @@ pub(crate) fn rejected_list(rejected: &[(usize, Rejection)]) -> Vec<serde_json::
         .collect()
 }
 
+/// What a line claims.
+pub(crate) fn read_line(line: &[u8]) -> Result<Input<'_>, Rejection> {
+    let read = Reader::new(line).and_then(|mut reader| {
+        let object = reader.peek() == Some(b'{');
+        let input = if object { Some(Input::read(&mut reader)?) } else { reader.value(1).map(|_| None)? };
+        reader.end().map(|()| input)
+    });
+    match read {
+        Ok(Some(input)) => Ok(input),
+        Ok(None) => Err(Rejection::new(Code::NotAnObject, "an event is an object")),
+        Err(fault) => {
+            let (code, message) = describe(fault);
+            Err(Rejection::new(code, message.replace("the body", "the line")))
+        }
+    }
+}
+
 fn name<'v>(value: Option<&'v Value<'_>>) -> Option<&'v str> {
     match value {
         Some(Value::Text(text)) => Some(text),
@@ -113,6 +133,7 @@ fn name<'v>(value: Option<&'v Value<'_>>) -> Option<&'v str> {
 
 struct Collector<'c, 'a> {
     context: Context<'c>,
+    age_max_ms: i64,
     is_ours: Ours<'c>,
     events_max: usize,
     taken: Taken<'a>,
@@ -159,18 +180,9 @@ impl<'a> Collector<'_, 'a> {
     fn lines(&mut self, body: &'a [u8]) -> Result<(), Refusal> {
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             // A line stands for itself: its faults do not spoil the others.
-            let read = Reader::new(line).and_then(|mut reader| {
-                let object = reader.peek() == Some(b'{');
-                let input = if object { Some(Input::read(&mut reader)?) } else { reader.value(1).map(|_| None)? };
-                reader.end().map(|()| input)
-            });
-            match read {
-                Ok(Some(input)) => self.input(input)?,
-                Ok(None) => self.reject(Rejection::new(Code::NotAnObject, "an event is an object"))?,
-                Err(fault) => {
-                    let (code, message) = describe(fault);
-                    self.reject(Rejection::new(code, message.replace("the body", "the line")))?;
-                }
+            match read_line(line) {
+                Ok(input) => self.input(input)?,
+                Err(why) => self.reject(why)?,
             }
         }
         Ok(())
@@ -190,7 +202,7 @@ impl<'a> Collector<'_, 'a> {
             let message = "an event names a workspace or connection that is not of this ingest key";
             return Err(Refusal::new(Code::ConnectionForbidden, message));
         }
-        match check(input, self.context) {
+        match check(input, self.context, self.age_max_ms) {
             Ok(fact) => self.accept(fact),
             Err(why) => self.reject(why),
         }
@@ -265,8 +277,10 @@ mod tests {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
         let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
         let context = Context { workspace: &workspace, key: &key, now };
-        take(body.as_bytes(), layout, context, &|_, connection| connection.is_none_or(|name| name == "prod"))
-            .map_err(|refusal| (refusal.code, refusal.rejected))
+        take(body.as_bytes(), layout, Priority::Live, context, &|_, connection| {
+            connection.is_none_or(|name| name == "prod")
+        })
+        .map_err(|refusal| (refusal.code, refusal.rejected))
     }
 
     fn event(extra: &str) -> String {

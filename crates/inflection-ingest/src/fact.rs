@@ -24,6 +24,8 @@ const ITEM_TEXT_BYTES_MAX: usize = 32_000 - 2_200;
 pub(crate) const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
 /// A fact may be this old.
 pub(crate) const AGE_MAX_MS: i64 = 366 * 24 * 3600 * 1000;
+/// A fact of a history that is imported may be this old: 20 years.
+pub(crate) const HISTORY_AGE_MAX_MS: i64 = 20 * AGE_MAX_MS;
 
 /// Why one event is not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +51,21 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// Whether a fact may have happened then: in the past year, or as little ahead as clocks differ.
     pub(crate) fn is_in_range(&self, at: Timestamp) -> bool {
-        (-AGE_MAX_MS..=AHEAD_MAX_MS).contains(&(at.as_ms() - self.now.as_ms()))
+        self.is_within(at, AGE_MAX_MS)
+    }
+
+    fn is_within(&self, at: Timestamp, age_max_ms: i64) -> bool {
+        (-age_max_ms..=AHEAD_MAX_MS).contains(&(at.as_ms() - self.now.as_ms()))
     }
 }
 
-/// Checks everything a sender claims. Texts are moved or borrowed, never copied.
-pub(crate) fn check<'a>(input: Input<'a>, context: Context<'_>) -> Result<Fact<'a>, Rejection> {
+/// Checks everything a sender claims of a fact that may be so old. Texts are moved or borrowed, never copied.
+pub(crate) fn check<'a>(input: Input<'a>, context: Context<'_>, age_max_ms: i64) -> Result<Fact<'a>, Rejection> {
     let properties = members("properties", input.properties.as_ref())?;
     let traits = members("traits", input.traits.as_ref())?;
     check_size(input.bytes)?;
     let kind = kind(&input)?;
-    let occurred_at = timestamp(&input, context)?;
+    let occurred_at = timestamp(&input, context, age_max_ms)?;
     no_claims(&input)?;
     refuse_reserved(properties)?;
     let outline = Outline { properties: properties.into(), traits: traits.into(), ..Outline::new(kind, occurred_at) };
@@ -207,15 +213,16 @@ fn kind(input: &Input<'_>) -> Result<FactKind, Rejection> {
     }
 }
 
-fn timestamp(input: &Input<'_>, context: Context<'_>) -> Result<Timestamp, Rejection> {
+fn timestamp(input: &Input<'_>, context: Context<'_>, age_max_ms: i64) -> Result<Timestamp, Rejection> {
     let Some(value) = &input.timestamp else {
         return Err(Rejection::new(Code::MissingField, "timestamp is missing"));
     };
     let at = moment("timestamp", value, "an RFC 3339 string with a zone, or epoch milliseconds")?;
-    if context.is_in_range(at) {
+    if context.is_within(at, age_max_ms) {
         Ok(at)
     } else {
-        let message = "timestamp is more than 5 minutes ahead of our clock or more than a year old";
+        let age = if age_max_ms == AGE_MAX_MS { "a year" } else { "20 years" };
+        let message = format!("timestamp is more than 5 minutes ahead of our clock or more than {age} old");
         Err(Rejection::new(Code::TimestampOutOfRange, message))
     }
 }

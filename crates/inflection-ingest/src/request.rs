@@ -18,14 +18,14 @@ pub(crate) enum Layout {
 
 impl Layout {
     /// Most bytes, compressed and unpacked alike.
-    pub(crate) fn bytes_max(self) -> usize {
+    pub(crate) const fn bytes_max(self) -> usize {
         match self {
             Self::Json => 1024 * 1024,
             Self::Lines => 8 * 1024 * 1024,
         }
     }
 
-    pub(crate) fn events_max(self) -> usize {
+    pub(crate) const fn events_max(self) -> usize {
         match self {
             Self::Json => 1_000,
             Self::Lines => 10_000,

@@ -1,6 +1,6 @@
 //! Routes, and the way of one request.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
 use crate::framing::Ambiguity;
 use crate::metrics::IngestMetrics;
+use crate::priority::Priority;
 use crate::rejected::Rejected;
 use crate::segment::Endpoint;
 use crate::senders::Senders;
@@ -28,6 +29,8 @@ use crate::{auth, body, events, request};
 
 /// Bytes of bodies in hand at once, over all requests: what the memory of this stage is bounded by.
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
+/// The same for requests in the background: two compressed ones at once.
+const BACKGROUND_BYTES_IN_HAND_MAX: usize = BODY_BYTES_IN_HAND_MAX / 4;
 /// The same for providers' webhooks.
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
 /// The unit in which those bytes are counted.
@@ -50,6 +53,9 @@ pub(crate) struct Service {
     writers: Writers,
     in_hand: Arc<Semaphore>,
     webhooks_in_hand: Arc<Semaphore>,
+    background_in_hand: Arc<Semaphore>,
+    /// Facts of live requests that wait to be stored.
+    live_facts_waiting: AtomicUsize,
     pub(crate) signature_clock: SignatureClock,
     /// Tokens that have vouched for a webhook's content.
     pub(crate) tokens: Tokens,
@@ -82,6 +88,8 @@ impl Service {
             started,
             in_hand: Arc::new(Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
             webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
+            background_in_hand: Arc::new(Semaphore::new(BACKGROUND_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
+            live_facts_waiting: AtomicUsize::new(0),
             signature_clock: SignatureClock::default(),
             tokens: Tokens::default(),
             amazon: Amazon::default(),
@@ -167,17 +175,25 @@ impl Service {
     ) -> Result<Response<Body>, Refusal> {
         let (head, body) = request.into_parts();
         let (layout, gzip) = (request::layout(&head.headers)?, request::is_gzip(&head.headers)?);
+        let priority = Priority::of(&head.headers)?;
         let (room, body) = body::expected(&head.headers, body, gzip, layout.bytes_max()).await?;
-        let in_hand = self.reserve_events(room)?;
+        priority.admit(self.live_facts_waiting.load(Ordering::Relaxed))?;
+        let in_hand = match priority {
+            Priority::Live => self.reserve_events(room)?,
+            Priority::Background => reserve(&self.background_in_hand, room)?,
+        };
         let bytes = self.read(body, layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
             named.is_none_or(|named| named == workspace.as_str())
                 && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
         let context = Context { workspace, key: &self.installation, now: now() };
-        let taken = events::take(&bytes, layout, context, &ours)?;
+        let taken = events::take(&bytes, layout, priority, context, &ours)?;
         senders.admit(workspace, taken.facts.len(), self.elapsed())?;
-        self.store(&taken.facts, in_hand).await?;
+        match priority {
+            Priority::Live => self.store(&taken.facts, in_hand).await?,
+            Priority::Background => self.store_in_time(&taken.facts, in_hand).await?,
+        }
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
         for (_, why) in &taken.rejected {
@@ -211,6 +227,11 @@ impl Service {
     /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
     pub(crate) async fn store(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+        let _until_stored = Waiting::new(&self.live_facts_waiting, facts.len());
+        self.store_in_time(facts, in_hand).await
+    }
+
+    async fn store_in_time(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
         timeout(STORE_WAIT, self.store_all(facts, in_hand)).await.unwrap_or_else(|_elapsed| Err(unavailable()))
     }
 
@@ -244,6 +265,25 @@ impl Service {
     }
 }
 
+/// Facts that are counted while they wait.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    facts: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize, facts: usize) -> Self {
+        count.fetch_add(facts, Ordering::Relaxed);
+        Self { count, facts }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(self.facts, Ordering::Relaxed);
+    }
+}
+
 fn unavailable() -> Refusal {
     Refusal::later(Code::StorageUnavailable, "events cannot be stored now; send them again", RETRY_SECONDS)
 }
@@ -271,7 +311,10 @@ fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, 
 
 #[cfg(test)]
 mod tests {
+    use inflection_domain::Timestamp;
+
     use super::*;
+    use crate::desk::{Desk, INGEST_KEY};
 
     #[test]
     fn room_for_a_request_is_bounded_and_given_back() {
@@ -286,5 +329,37 @@ mod tests {
         assert_eq!((refusal.code, refusal.retry_after), (Code::Overloaded, Some(RETRY_SECONDS)));
         drop(in_hand);
         assert_eq!(room.available_permits(), 10);
+    }
+
+    /// Sends an event of that moment with that priority; gives status and `Retry-After`.
+    async fn post(desk: &Desk, priority: &str, at: Timestamp) -> (u16, Option<String>) {
+        let request = Request::post("/v1/events")
+            .header("host", "ingest.example")
+            .header("content-type", "application/x-ndjson")
+            .header("authorization", format!("Bearer {INGEST_KEY}"))
+            .header("inflection-priority", priority);
+        let body = format!(r#"{{"type":"email_opened","timestamp":"{at}","person_id":"p"}}"#);
+        let answer = Arc::clone(&desk.service).call(request.body(Body::from(body)).unwrap(), None).await;
+        let retry_after = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), retry_after)
+    }
+
+    #[tokio::test]
+    async fn history_waits_while_live_events_do() {
+        let desk = Desk::open(Vec::new()).await;
+        let waiting = &desk.service.live_facts_waiting;
+        let (fresh, old) = (now(), Timestamp::from_ms(now().as_ms() - 10 * 366 * 86_400_000));
+        assert_eq!(post(&desk, "background", old).await, (200, None));
+        assert_eq!(post(&desk, "live", old).await, (422, None), "only history is old");
+        assert_eq!(waiting.load(Ordering::Relaxed), 0, "what was stored waits no more");
+        let others = Waiting::new(waiting, 10_000);
+        assert_eq!(post(&desk, "background", old).await, (503, Some("1".to_owned())));
+        assert_eq!(post(&desk, "live", fresh).await, (200, None));
+        drop(others);
+        assert_eq!(post(&desk, "background", old).await, (200, None));
+        let room = reserve(&desk.service.background_in_hand, BACKGROUND_BYTES_IN_HAND_MAX).unwrap();
+        assert_eq!(post(&desk, "background", old).await.0, 503, "history has room of its own");
+        assert_eq!(post(&desk, "live", fresh).await.0, 200, "which live events do not need");
+        drop(room);
     }
 }

@@ -4,6 +4,8 @@ use crate::faults::Faults;
 
 /// Full calls kept for the views unless the configuration says otherwise.
 const CALLS_MAX_DEFAULT: usize = 100_000;
+/// Memory of those, unless the configuration says otherwise.
+const CALLS_BYTES_MAX_DEFAULT: usize = 512 * 1024 * 1024;
 
 /// The settings of a [`Sandbox`](crate::Sandbox), fixed when it is made (the faults can be replaced later).
 #[derive(Clone, Debug)]
@@ -18,11 +20,19 @@ pub struct SandboxConfig {
     ///
     /// Zero is meant for load tests: accepted calls are only scanned and counted, and warehouse tables are not built.
     pub calls_max: usize,
+    /// Bytes of full calls kept; beyond it the oldest leave even before there are `calls_max`.
+    pub calls_bytes_max: usize,
 }
 
 impl Default for SandboxConfig {
     fn default() -> Self {
-        Self { mode: Mode::Faithful, write_keys: Vec::new(), faults: Faults::default(), calls_max: CALLS_MAX_DEFAULT }
+        Self {
+            mode: Mode::Faithful,
+            write_keys: Vec::new(),
+            faults: Faults::default(),
+            calls_max: CALLS_MAX_DEFAULT,
+            calls_bytes_max: CALLS_BYTES_MAX_DEFAULT,
+        }
     }
 }
 

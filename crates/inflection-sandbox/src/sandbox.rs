@@ -57,13 +57,13 @@ pub(crate) struct Delivered<'a> {
 impl Sandbox {
     /// Makes a sandbox that has received nothing yet.
     pub fn new(config: SandboxConfig) -> Self {
-        let SandboxConfig { mode, write_keys, faults, calls_max } = config;
+        let SandboxConfig { mode, write_keys, faults, calls_max, calls_bytes_max } = config;
         Self(Arc::new(Inner {
             mode,
             write_keys: write_keys.into_iter().collect(),
             calls_max,
             id_hasher: IdHasher::default(),
-            state: Mutex::new(State::new(ActiveFaults::new(faults), calls_max)),
+            state: Mutex::new(State::new(ActiveFaults::new(faults), calls_max, calls_bytes_max)),
         }))
     }
 
@@ -89,6 +89,11 @@ impl Sandbox {
     /// The newest calls, in order of arrival: accepted, duplicate and dropped ones, each marked.
     pub fn calls(&self) -> Vec<ReceivedCall> {
         self.kept_calls().iter().map(|kept| kept.call()).collect()
+    }
+
+    /// Shows the newest calls one by one, in order of arrival: for windows that are large as values.
+    pub fn for_each_call(&self, mut look: impl FnMut(ReceivedCall)) {
+        self.kept_calls().iter().for_each(|kept| look(kept.call()));
     }
 
     /// The newest requests, in order of arrival.

@@ -17,8 +17,6 @@ use crate::tally::{count, count_accepted};
 const REQUESTS_MAX: usize = 10_000;
 /// Newest duplicates kept, and newest drops, whatever has passed through the window of calls since.
 const NOTABLE_MAX: usize = 1_000;
-/// Memory of the window of calls; beyond it the oldest leave even before the configured number is reached.
-const CALLS_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// A request, read and examined: all that needs no lock is done.
 pub(crate) struct Arriving<'a> {
@@ -74,6 +72,7 @@ pub(crate) struct State {
     summary: Summary,
     message_ids: MessageIds,
     calls_max: usize,
+    calls_bytes_max: usize,
     calls_bytes: usize,
 }
 
@@ -87,7 +86,7 @@ struct Shared<'a> {
 }
 
 impl State {
-    pub(crate) fn new(faults: ActiveFaults, calls_max: usize) -> Self {
+    pub(crate) fn new(faults: ActiveFaults, calls_max: usize, calls_bytes_max: usize) -> Self {
         Self {
             faults,
             calls: VecDeque::new(),
@@ -98,6 +97,7 @@ impl State {
             summary: Summary::default(),
             message_ids: MessageIds::default(),
             calls_max,
+            calls_bytes_max,
             calls_bytes: 0,
         }
     }
@@ -200,7 +200,7 @@ impl State {
     }
 
     fn shrink_calls(&mut self) {
-        while self.calls.len() > self.calls_max || self.calls_bytes > CALLS_BYTES_MAX {
+        while self.calls.len() > self.calls_max || self.calls_bytes > self.calls_bytes_max {
             let Some(oldest) = self.calls.pop_front() else {
                 return;
             };

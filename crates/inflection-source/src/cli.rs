@@ -1,10 +1,14 @@
 //! The command line. Every flag of the stages and of `standalone` has an environment twin, `INFLECTION_<FLAG>`.
 
+mod import;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use inflection_telemetry::LogFormat;
+
+pub(crate) use import::{ImportArgs, ImportFormat};
 
 /// Email engagement in, Segment events out: durable before it says 200, in order for each person, unique where it says
 /// unique.
@@ -37,6 +41,8 @@ pub(crate) enum Command {
     Provision(ProvisionArgs),
     /// Runs a local stand-in for Segment's Tracking API, with faults on demand and a page that shows what arrived.
     Sandbox(SandboxArgs),
+    /// Sends history from files through ingest, below live traffic; goes on where it was interrupted.
+    Import(ImportArgs),
     /// Shows, replays or drops calls that Segment refused.
     DeadLetters(DeadLettersArgs),
     /// Shows the connections of a running install; pauses, resumes and tests them.

@@ -7,6 +7,7 @@ mod dead_letters;
 mod demo;
 mod explain;
 mod healthcheck;
+mod import;
 mod ledger;
 mod look;
 mod persons;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command) -> Result<End, Failure> {
         Command::Delivery(args) => stage::run(args, stage::Stage::Delivery).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Sandbox(args) => sandbox::run(args).await,
+        Command::Import(args) => import::run(args).await,
         Command::DeadLetters(args) => dead_letters::run(args).await,
         Command::Connections(args) => connections::run(args).await,
         Command::Persons(args) => persons::run(args).await,

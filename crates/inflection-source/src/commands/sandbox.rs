@@ -22,6 +22,7 @@ pub(crate) async fn run(args: SandboxArgs) -> Result<End, Failure> {
         write_keys: args.write_key,
         faults,
         calls_max: args.calls_max,
+        ..SandboxConfig::default()
     };
     say(&format!("sandbox: send to http://{address}, look at http://{address}/"));
     let shutdown = CancellationToken::new();
