@@ -2,7 +2,7 @@
 //!
 //! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
 //! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
-//! `framing` its guard against ambiguous requests, `senders` who may send,
+//! `framing` its guard against ambiguous requests, `senders` who may send, `limits` how much, `room` how much at once,
 //! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
 //!
 //! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
@@ -17,9 +17,11 @@ mod fact;
 mod framing;
 mod input;
 mod json;
+mod limits;
 mod metrics;
 mod rejected;
 mod request;
+mod room;
 mod segment;
 mod senders;
 mod server;

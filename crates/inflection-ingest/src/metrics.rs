@@ -1,8 +1,10 @@
 //! What ingest counts.
 
+use inflection_domain::WorkspaceId;
 use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
 
 use crate::answer::Code;
+use crate::limits::Limit;
 
 /// Metrics of the ingest stage.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct IngestMetrics {
     pub(crate) unmapped: CounterFamily,
     /// Provider requests, or refused events of one, that could not be kept for a person to look at, by provider.
     pub(crate) unkept: CounterFamily,
+    /// Requests refused because their sender sends too much, by workspace and limit.
+    limited: CounterFamily,
     /// Bus messages written.
     pub(crate) messages: Counter,
     /// Time of an append.
@@ -33,10 +37,19 @@ impl IngestMetrics {
             unmapped: registry.counters("inflection_ingest_events_unmapped", "Provider events of no kind of ours"),
             unkept: registry
                 .counters("inflection_ingest_unkept", "Provider requests of which what was refused could not be kept"),
+            limited: registry.counters(
+                "inflection_ingest_requests_limited",
+                "Requests refused because their sender sends too much, by workspace and limit",
+            ),
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
         }
+    }
+
+    /// Counts a request as refused because of a limit of its sender's. Limits are few, and workspaces are configured.
+    pub(crate) fn limit(&self, workspace: &WorkspaceId, limit: Limit) {
+        self.limited.with(&[("workspace", workspace.as_str()), ("limit", limit.name())]).add(1);
     }
 
     /// Counts events, or a whole request, as refused.

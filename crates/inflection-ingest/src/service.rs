@@ -5,21 +5,22 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::{Method, Request, Response};
+use axum::http::{HeaderMap, Method, Request, Response};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use inflection_bus::Bus;
 use inflection_control::Workspace;
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
 use crate::framing::Ambiguity;
+use crate::limits::{Limit, Over, Sender};
 use crate::metrics::IngestMetrics;
 use crate::rejected::Rejected;
+use crate::room::{NoRoom, Room};
 use crate::segment::Endpoint;
 use crate::senders::Senders;
 use crate::webhooks::{Amazon, SignatureClock, Tokens};
@@ -30,8 +31,6 @@ use crate::{auth, body, events, request};
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
 /// The same for providers' webhooks.
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
-/// The unit in which those bytes are counted.
-const PERMIT_BYTES: usize = 1024;
 /// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may
 /// wait behind another one's. Most senders wait 10 seconds for an answer.
 const STORE_WAIT: Duration = Duration::from_secs(9);
@@ -48,12 +47,13 @@ pub(crate) struct Service {
     pub(crate) rejected: Rejected,
     partitions: PartitionCount,
     writers: Writers,
-    in_hand: Arc<Semaphore>,
-    webhooks_in_hand: Arc<Semaphore>,
+    in_hand: Arc<Room>,
+    webhooks_in_hand: Arc<Room>,
     pub(crate) signature_clock: SignatureClock,
     /// Tokens that have vouched for a webhook's content.
     pub(crate) tokens: Tokens,
     pub(crate) amazon: Amazon,
+    /// The clock of rates begins here.
     started: Instant,
     pub(crate) draining: AtomicBool,
     request_ids: AtomicU64,
@@ -80,8 +80,8 @@ impl Service {
             partitions,
             writers,
             started,
-            in_hand: Arc::new(Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
-            webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
+            in_hand: Room::new(BODY_BYTES_IN_HAND_MAX),
+            webhooks_in_hand: Room::new(WEBHOOK_BYTES_IN_HAND_MAX),
             signature_clock: SignatureClock::default(),
             tokens: Tokens::default(),
             amazon: Amazon::default(),
@@ -128,14 +128,14 @@ impl Service {
                 return refuse(Refusal::new(Code::MethodNotAllowed, "events are posted"));
             }
             let senders = self.senders();
-            let workspace = match auth::workspace(request.headers(), &senders.keys) {
-                Ok(workspace) => workspace,
+            let sender = match auth::sender(request.headers(), &senders.keys) {
+                Ok(sender) => sender,
                 Err(refusal) => return refuse(refusal),
             };
-            return match self.events(request, &workspace, &senders).await {
+            return match self.events(request, &sender, &senders).await {
                 Ok(answer) => answer,
                 Err(refusal) => {
-                    self.rejected.add(&workspace, refusal.events());
+                    self.rejected.add(&sender.workspace, refusal.events());
                     refuse(refusal)
                 }
             };
@@ -162,13 +162,15 @@ impl Service {
     async fn events(
         &self,
         request: Request<Body>,
-        workspace: &WorkspaceId,
+        sender: &Sender,
         senders: &Senders,
     ) -> Result<Response<Body>, Refusal> {
+        let workspace = &sender.workspace;
         let (head, body) = request.into_parts();
+        let body = self.admit_request(senders, sender, &head.headers, body).await?;
         let (layout, gzip) = (request::layout(&head.headers)?, request::is_gzip(&head.headers)?);
         let (room, body) = body::expected(&head.headers, body, gzip, layout.bytes_max()).await?;
-        let in_hand = self.reserve_events(room)?;
+        let in_hand = self.reserve_events(workspace, room)?;
         let bytes = self.read(body, layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
             named.is_none_or(|named| named == workspace.as_str())
@@ -176,7 +178,7 @@ impl Service {
         };
         let context = Context { workspace, key: &self.installation, now: now() };
         let taken = events::take(&bytes, layout, context, &ours)?;
-        senders.admit(workspace, taken.facts.len(), self.elapsed())?;
+        self.admit_events(senders, sender, taken.facts.len())?;
         self.store(&taken.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
@@ -192,20 +194,74 @@ impl Service {
         if gzip { body::gunzip(&bytes, bytes_max) } else { Ok(bytes) }
     }
 
-    /// Room for a request of a sender with a key.
-    pub(crate) fn reserve_events(&self, bytes: usize) -> Result<InHand, Refusal> {
-        reserve(&self.in_hand, bytes)
+    /// Lets a request in by its sender's rate, before anything of its body is taken in; gives the body back.
+    pub(crate) async fn admit_request(
+        &self,
+        senders: &Senders,
+        sender: &Sender,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Body, Refusal> {
+        match self.admit(senders, sender) {
+            Ok(()) => Ok(body),
+            Err(refusal) => Err(body::refuse(headers, body, refusal).await),
+        }
     }
 
-    /// How long this stage has run: the clock of rates.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// Lets a request in by its sender's rate.
+    pub(crate) fn admit(&self, senders: &Senders, sender: &Sender) -> Result<(), Refusal> {
+        let admitted = senders.limits.admit_request(sender.source, self.started.elapsed());
+        admitted.map_err(|over| self.limited(sender, over))
+    }
+
+    /// Lets the events of a request in by its sender's rates, all or none.
+    pub(crate) fn admit_events(&self, senders: &Senders, sender: &Sender, events: usize) -> Result<(), Refusal> {
+        let admitted = senders.limits.admit_events(sender, events, self.started.elapsed());
+        admitted.map_err(|over| self.limited(sender, over))
+    }
+
+    fn limited(&self, sender: &Sender, over: Over) -> Refusal {
+        self.metrics.limit(&sender.workspace, over.limit);
+        over.refusal()
+    }
+
+    /// Room for a request of a sender with a key.
+    pub(crate) fn reserve_events(&self, workspace: &WorkspaceId, bytes: usize) -> Result<InHand, Refusal> {
+        self.reserve(&self.in_hand, Some(workspace), bytes)
     }
 
     /// Room for a provider's request. Providers have a share of their own: before a signature is checked, anybody may
     /// send, and must not take the room of those who have a key.
-    pub(crate) fn reserve_webhook(&self, bytes: usize) -> Result<InHand, Refusal> {
-        reserve(&self.webhooks_in_hand, bytes)
+    pub(crate) fn reserve_webhook(&self, holder: Option<&WorkspaceId>, bytes: usize) -> Result<InHand, Refusal> {
+        self.reserve(&self.webhooks_in_hand, holder, bytes)
+    }
+
+    fn reserve(&self, room: &Arc<Room>, holder: Option<&WorkspaceId>, bytes: usize) -> Result<InHand, Refusal> {
+        room.take(holder.cloned(), bytes).map(Arc::new).map_err(|why| self.no_room(holder, why))
+    }
+
+    /// More room for a request of which nothing is stored yet, of the share that it has its own from.
+    #[expect(clippy::expect_used, reason = "chunks share it, and there are none before facts are stored")]
+    pub(crate) fn reserve_more(
+        &self,
+        in_hand: &mut InHand,
+        workspace: &WorkspaceId,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        let share = Arc::get_mut(in_hand).expect("only this request has it yet");
+        share.grow(bytes).map_err(|why| self.no_room(Some(workspace), why))
+    }
+
+    fn no_room(&self, workspace: Option<&WorkspaceId>, why: NoRoom) -> Refusal {
+        match (why, workspace) {
+            (NoRoom::OverShare, Some(workspace)) => {
+                self.metrics.limit(workspace, Limit::Share);
+                Refusal::later(Code::Overloaded, "this workspace has too many requests in hand", RETRY_SECONDS)
+            }
+            (NoRoom::OverShare | NoRoom::Full, _) => {
+                Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS)
+            }
+        }
     }
 
     /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
@@ -246,45 +302,4 @@ impl Service {
 
 fn unavailable() -> Refusal {
     Refusal::later(Code::StorageUnavailable, "events cannot be stored now; send them again", RETRY_SECONDS)
-}
-
-/// Room for a body, or a refusal: memory is bounded before it is used.
-fn reserve(room: &Arc<Semaphore>, bytes: usize) -> Result<InHand, Refusal> {
-    acquire(room, bytes.max(1)).map(Arc::new)
-}
-
-/// More room for a request of which nothing is stored yet, of the share that it has its own from.
-#[expect(clippy::expect_used, reason = "chunks share it, and there are none before facts are stored")]
-pub(crate) fn reserve_more(in_hand: &mut InHand, bytes: usize) -> Result<(), Refusal> {
-    if bytes > 0 {
-        let more = acquire(in_hand.semaphore(), bytes)?;
-        Arc::get_mut(in_hand).expect("only this request has it yet").merge(more);
-    }
-    Ok(())
-}
-
-fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-    let overloaded = |_| Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS);
-    Arc::clone(room).try_acquire_many_owned(permits).map_err(overloaded)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn room_for_a_request_is_bounded_and_given_back() {
-        let room = Arc::new(Semaphore::new(10));
-        let mut in_hand = reserve(&room, 0).unwrap();
-        assert_eq!(room.available_permits(), 9, "even an empty body takes some");
-        reserve_more(&mut in_hand, 0).unwrap();
-        assert_eq!(room.available_permits(), 9);
-        reserve_more(&mut in_hand, 8 * PERMIT_BYTES + 1).unwrap();
-        assert_eq!(room.available_permits(), 0);
-        let refusal = reserve_more(&mut in_hand, 1).unwrap_err();
-        assert_eq!((refusal.code, refusal.retry_after), (Code::Overloaded, Some(RETRY_SECONDS)));
-        drop(in_hand);
-        assert_eq!(room.available_permits(), 10);
-    }
 }
