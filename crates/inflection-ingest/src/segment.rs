@@ -120,12 +120,12 @@ impl Service {
         let workspace = &sender.workspace;
         self.reserve_more(&mut in_hand, workspace, envelope.added_bytes())?;
         let context = Context { workspace, key: &self.installation, now: now() };
-        let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
+        let mut taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
             self.rejected.add(workspace, refusal.events());
         })?;
         drop(envelope);
         self.admit_events(&senders, &sender, taken.facts.len())?;
-        self.store(&taken.facts, in_hand).await?;
+        self.store(&mut taken.facts, in_hand).await?;
         self.count(&taken, workspace);
         Ok(answer(&taken))
     }

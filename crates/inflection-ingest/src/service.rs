@@ -14,6 +14,7 @@ use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
 use tokio::time::timeout;
 
+use crate::aliases::Aliases;
 use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
 use crate::framing::Ambiguity;
@@ -47,6 +48,7 @@ pub(crate) struct Service {
     pub(crate) rejected: Rejected,
     partitions: PartitionCount,
     writers: Writers,
+    aliases: Aliases,
     in_hand: Arc<Room>,
     webhooks_in_hand: Arc<Room>,
     pub(crate) signature_clock: SignatureClock,
@@ -72,6 +74,7 @@ impl Service {
         use std::hash::{BuildHasher as _, RandomState};
         let started = Instant::now();
         Self {
+            aliases: Aliases::new(bus.clone(), metrics.clone()),
             bus,
             senders: RwLock::new(Arc::new(Senders::of(workspaces, None, started.elapsed()))),
             installation,
@@ -177,9 +180,9 @@ impl Service {
                 && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
         let context = Context { workspace, key: &self.installation, now: now() };
-        let taken = events::take(&bytes, layout, context, &ours)?;
+        let mut taken = events::take(&bytes, layout, context, &ours)?;
         self.admit_events(senders, sender, taken.facts.len())?;
-        self.store(&taken.facts, in_hand).await?;
+        self.store(&mut taken.facts, in_hand).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
         for (_, why) in &taken.rejected {
@@ -264,10 +267,17 @@ impl Service {
         }
     }
 
-    /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
+    /// Stores facts, each in its person's partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
-    pub(crate) async fn store(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
-        timeout(STORE_WAIT, self.store_all(facts, in_hand)).await.unwrap_or_else(|_elapsed| Err(unavailable()))
+    pub(crate) async fn store(&self, facts: &mut [Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+        let store = async {
+            if let Err(error) = self.aliases.route(facts, &self.installation).await {
+                tracing::warn!(%error, "aliases of addresses cannot be looked up or kept");
+                return Err(unavailable());
+            }
+            self.store_all(facts, in_hand).await
+        };
+        timeout(STORE_WAIT, store).await.unwrap_or_else(|_elapsed| Err(unavailable()))
     }
 
     async fn store_all(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {

@@ -234,7 +234,7 @@ impl Service {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
             tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
         }
-        self.store(&parsed.facts, in_hand).await?;
+        self.store(&mut parsed.facts, in_hand).await?;
         self.keep_rejected(hook, &mut parsed).await;
         for (name, count) in &parsed.ignored {
             self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);
