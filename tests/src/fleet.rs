@@ -149,6 +149,15 @@ impl Fleet {
         self.workers.push(worker);
     }
 
+    /// Starts one more ingest on a port of its own; returns where it listens when it is ready.
+    pub fn add_ingest(&mut self) -> SocketAddr {
+        let listen = ports::free();
+        let mut worker = self.launch_at(Stage::Ingest, &[], listen);
+        worker.until_ready();
+        self.workers.push(worker);
+        listen
+    }
+
     /// The workers of a stage, in the order they were added; those that have ended are among them.
     pub fn workers(&mut self, stage: Stage) -> impl Iterator<Item = &mut Worker> {
         self.workers.iter_mut().filter(move |worker| worker.stage == stage)
@@ -281,6 +290,10 @@ impl Fleet {
     }
 
     fn launch(&self, stage: Stage, more: &[&str]) -> Worker {
+        self.launch_at(stage, more, self.listen)
+    }
+
+    fn launch_at(&self, stage: Stage, more: &[&str], listen: SocketAddr) -> Worker {
         let admin_listen = ports::free();
         let mut arguments: Vec<String> = [
             stage.name(),
@@ -297,7 +310,7 @@ impl Fleet {
         arguments.extend(self.nats.arguments());
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         if stage == Stage::Ingest {
-            arguments.extend(["--listen".to_owned(), self.listen.to_string()]);
+            arguments.extend(["--listen".to_owned(), listen.to_string()]);
         }
         let log = self.folder.path().join(format!("{}-{}.log", stage.name(), self.workers.len()));
         let process = Process::spawn(stage.name(), binary(), &arguments, &log);

@@ -67,12 +67,23 @@ pub struct Workspace {
     pub ingest_keys: Vec<Secret>,
     /// Most events a second that are taken; more are answered 429.
     pub ingest_events_per_second: Option<u32>,
+    /// What each of its ingest keys and webhooks may send.
+    pub ingest_limits: IngestLimits,
     /// How uniqueness is decided.
     pub policy: Policy,
     /// Where its calls go.
     pub connections: Vec<Connection>,
     /// Where email service providers report to.
     pub webhooks: Vec<Webhook>,
+}
+
+/// What one ingest key or one webhook may send to one process; more is answered 429. No limit unless it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IngestLimits {
+    /// Most requests a second.
+    pub requests_per_second: Option<u32>,
+    /// Most events a second.
+    pub events_per_second: Option<u32>,
 }
 
 /// One Segment source.

@@ -1,12 +1,31 @@
 //! Who may send events.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use inflection_domain::WorkspaceId;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq as _;
 
 use crate::Workspace;
+
+/// Which ingest key it is: a hash, so that it may be kept where the key may not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; 32]);
+
+impl KeyId {
+    /// The id of a key.
+    #[must_use]
+    pub fn of(key: &str) -> Self {
+        Self(hash(key).1)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyId(<redacted>)")
+    }
+}
 
 /// The ingest keys of all workspaces, as hashes. Looking one up takes the same time whether it exists or not.
 #[derive(Debug, Default)]
@@ -29,12 +48,13 @@ impl IngestKeys {
         keys
     }
 
-    /// The workspace of a key.
+    /// The workspace of a key, and which of its keys it is.
     #[must_use]
-    pub fn find(&self, key: &str) -> Option<&WorkspaceId> {
+    pub fn find(&self, key: &str) -> Option<(&WorkspaceId, KeyId)> {
         let (prefix, presented) = hash(key);
         let candidates = self.by_prefix.get(&prefix).map(Vec::as_slice).unwrap_or_default();
-        candidates.iter().find(|(hash, _)| bool::from(hash.ct_eq(&presented))).map(|(_, workspace)| workspace)
+        let found = candidates.iter().find(|(hash, _)| bool::from(hash.ct_eq(&presented)));
+        found.map(|(_, workspace)| (workspace, KeyId(presented)))
     }
 }
 

@@ -16,11 +16,11 @@ mod webhook;
 
 pub use certificate::{Certificate, Digest};
 pub use config::{
-    BusSettings, Config, ConfigError, Connection, EmailPolicy, InstallationSettings, Mistake, Naming, Options,
-    Uniqueness, Workspace,
+    BusSettings, Config, ConfigError, Connection, EmailPolicy, IngestLimits, InstallationSettings, Mistake, Naming,
+    Options, Uniqueness, Workspace,
 };
 pub use directory::{Directory, DirectoryWriter};
-pub use keys::IngestKeys;
+pub use keys::{IngestKeys, KeyId};
 pub use rate::RateBudget;
 pub use sealed::{Binding, MasterKey, SealError};
 pub use secret::Secret;

@@ -22,6 +22,12 @@ impl RateBudget {
         Self { per_second, left: u128::from(per_second) * UNIT, at: now }
     }
 
+    /// The rate.
+    #[must_use]
+    pub fn per_second(&self) -> u32 {
+        self.per_second
+    }
+
     fn refill(&mut self, now: Duration) {
         let full = u128::from(self.per_second) * UNIT;
         let gained = now.saturating_sub(self.at).as_nanos() * u128::from(self.per_second);
@@ -45,7 +51,7 @@ impl RateBudget {
             self.at += Duration::from_nanos(u64::try_from(debt).unwrap_or(u64::MAX));
             return Ok(());
         }
-        let missing = (needed - self.left) / u128::from(self.per_second.max(1)) + 1;
+        let missing = (needed - self.left).div_ceil(u128::from(self.per_second.max(1)));
         let debt = self.at.saturating_sub(now);
         Err(debt + Duration::from_nanos(u64::try_from(missing).unwrap_or(u64::MAX)))
     }

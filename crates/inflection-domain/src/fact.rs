@@ -254,6 +254,8 @@ impl Head {
 pub struct Body<'a> {
     pub event_id: EventId,
     pub person: PersonId,
+    /// Whether the sender named only the address, and an identify had said whose it is.
+    pub routed_by_address: bool,
     pub email: Option<EmailAddress>,
     pub email_id: Option<Cow<'a, str>>,
     pub campaign_id: Option<Cow<'a, str>>,
@@ -296,6 +298,7 @@ impl Body<'_> {
         Self {
             event_id,
             person,
+            routed_by_address: false,
             email: None,
             email_id: None,
             campaign_id: None,
@@ -333,6 +336,7 @@ impl Body<'_> {
         Body {
             event_id: self.event_id,
             person: self.person,
+            routed_by_address: self.routed_by_address,
             email: self.email,
             link_kind: self.link_kind,
             is_machine: self.is_machine,

@@ -91,6 +91,9 @@ text_id! {
     UserId, 255, is_nul
 }
 
+/// Begins the ids of derived persons; 26 letters of base 32 follow.
+const DERIVED_PREFIX: &str = "per_";
+
 impl PersonId {
     /// The stable person of an address: the same key and address give the same person, with no look-up, and without
     /// the key the address can be neither read nor confirmed.
@@ -105,9 +108,15 @@ impl PersonId {
         Self::derived(key, "person from user", workspace, user.as_str().as_bytes())
     }
 
+    /// Whether it has the form of a derived id: what has not is a sender's own.
+    #[must_use]
+    pub fn may_be_derived(&self) -> bool {
+        self.0.len() == DERIVED_PREFIX.len() + 26 && self.0.starts_with(DERIVED_PREFIX)
+    }
+
     fn derived(key: &InstallationKey, domain: &str, workspace: &WorkspaceId, identifier: &[u8]) -> Self {
         let hash = Hash128::keyed(&key.0, domain, &[workspace.as_str().as_bytes(), identifier]);
-        Self(format!("per_{}", hash.to_base32()).into())
+        Self(format!("{DERIVED_PREFIX}{}", hash.to_base32()).into())
     }
 }
 
@@ -242,6 +251,7 @@ mod tests {
         let person = PersonId::from_address(&key, &workspace, &address);
         assert_eq!(person, PersonId::from_address(&key, &workspace, &same));
         assert_eq!(person.as_str(), "per_x3mwcvght3lnt6knzduidneamm");
+        assert!(person.may_be_derived() && !PersonId::new("per_1").unwrap().may_be_derived());
         let user = PersonId::from_user(&key, &workspace, &UserId::new("u1").unwrap());
         assert_eq!(user.as_str(), "per_ufwu3dnn2lvbymkz56dxqt3r34");
     }

@@ -6,6 +6,7 @@
 //! Segment's API beyond the names of the calls (that is `inflection-segment`).
 
 mod address;
+mod alias;
 mod call;
 mod fact;
 mod fold;
@@ -19,6 +20,7 @@ mod suppression;
 mod timestamp;
 
 pub use address::{EmailAddress, InvalidAddress};
+pub use alias::{Alias, AliasUse};
 pub use call::{Call, CallKey, CallKind, MessageId, OUR_PROPERTIES, OpenSource};
 pub use fact::{Body, BounceClass, Fact, FactKind, Head, LinkKind, LinkRef, MailRef};
 pub use fold::{ClickPerOpen, Decision, MachinePolicy, Policy, Verdict};

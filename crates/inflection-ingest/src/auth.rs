@@ -5,12 +5,12 @@ use axum::http::header::AUTHORIZATION;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use inflection_control::IngestKeys;
-use inflection_domain::WorkspaceId;
 
 use crate::answer::{Code, Refusal};
+use crate::limits::{Sender, Source};
 
-/// The workspace of the ingest key in `Authorization: Bearer <key>`, or Basic with the key as user name.
-pub(crate) fn workspace(headers: &HeaderMap, keys: &IngestKeys) -> Result<WorkspaceId, Refusal> {
+/// The sender with the ingest key in `Authorization: Bearer <key>`, or Basic with the key as user name.
+pub(crate) fn sender(headers: &HeaderMap, keys: &IngestKeys) -> Result<Sender, Refusal> {
     let refuse = |code, message: &str| Err(Refusal::new(code, message));
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (header, second) = (given.next(), given.next());
@@ -31,10 +31,17 @@ pub(crate) fn workspace(headers: &HeaderMap, keys: &IngestKeys) -> Result<Worksp
     } else {
         return refuse(Code::AuthScheme, "use Bearer, or Basic with the ingest key as user name");
     };
-    match key.as_deref().and_then(|key| keys.find(key)) {
-        Some(workspace) => Ok(workspace.clone()),
-        None => refuse(Code::AuthInvalid, "the ingest key is not known"),
-    }
+    key.as_deref().map_or_else(|| Err(unknown()), |key| of_key(key, keys))
+}
+
+/// The sender with this ingest key.
+pub(crate) fn of_key(key: &str, keys: &IngestKeys) -> Result<Sender, Refusal> {
+    let (workspace, id) = keys.find(key).ok_or_else(unknown)?;
+    Ok(Sender { workspace: workspace.clone(), source: Source::Key(id) })
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(Code::AuthInvalid, "the ingest key is not known")
 }
 
 fn basic_user(encoded: &str) -> Option<String> {

@@ -16,7 +16,7 @@ use crate::request;
 /// How long a body may take, from the first byte to the last.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is read of a body that is refused by its announced length.
+/// What is read of a body that is refused before it is taken in.
 const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 const LINGER_IDLE: Duration = Duration::from_millis(50);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,14 +32,17 @@ pub(crate) async fn expected(
     match request::announced_bytes(headers, bytes_max) {
         // What is announced of a compressed body says nothing of what it unpacks to.
         Ok(announced) => Ok((announced.filter(|_| !gzip).unwrap_or(bytes_max), body)),
-        Err(refusal) => {
-            // Who waits for leave to send has sent nothing.
-            if !headers.contains_key(EXPECT) {
-                linger(body).await;
-            }
-            Err(refusal)
-        }
+        Err(refusal) => Err(refuse(headers, body, refusal).await),
     }
+}
+
+/// Refuses a body that is not read, so that its sender gets to read why.
+pub(crate) async fn refuse(headers: &HeaderMap, body: Body, refusal: Refusal) -> Refusal {
+    // Who waits for leave to send has sent nothing.
+    if !headers.contains_key(EXPECT) {
+        linger(body).await;
+    }
+    refusal
 }
 
 /// Reads a body of at most `bytes_max` bytes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use inflection_bus::{Bus, EmbeddedConfig};
-use inflection_control::{Secret, Webhook, Workspace};
+use inflection_control::{IngestLimits, Secret, Webhook, Workspace};
 use inflection_domain::{InstallationKey, PartitionCount, Policy, WorkspaceId};
 use inflection_telemetry::Registry;
 use tempfile::TempDir;
@@ -39,6 +39,7 @@ impl Desk {
             id: WorkspaceId::new("acme").unwrap(),
             ingest_keys: vec![Secret::new(INGEST_KEY).unwrap()],
             ingest_events_per_second: None,
+            ingest_limits: IngestLimits::default(),
             policy: Policy::default(),
             connections: Vec::new(),
             webhooks,

@@ -135,6 +135,7 @@ pub(crate) fn complete<'a>(
     let body = Body {
         event_id,
         person: identity.person,
+        routed_by_address: false,
         email: identity.email,
         is_machine: claimed.unwrap_or(reason.is_some()),
         machine_reason: reason.map(Cow::Borrowed),

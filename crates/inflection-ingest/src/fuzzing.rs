@@ -15,6 +15,7 @@ use inflection_domain::{Fact, InstallationKey, Timestamp, WorkspaceId};
 use inflection_wire::{EventBatch, EventChunk, encode_event, event_batch};
 
 use crate::fact::Context;
+use crate::priority::Priority;
 use crate::request::Layout;
 use crate::webhooks::adapter::{Delivery, adapter};
 use crate::{body, events, segment};
@@ -50,7 +51,7 @@ pub fn events(bytes: &[u8]) -> usize {
     let mut facts = 0;
     with_context(|context| {
         for layout in [Layout::Json, Layout::Lines] {
-            if let Ok(taken) = events::take(bytes, layout, context, &|_, _| true) {
+            if let Ok(taken) = events::take(bytes, layout, Priority::Live, context, &|_, _| true) {
                 let count = taken.accepted + taken.rejected.len();
                 assert!(count <= layout.events_max(), "more events than a request may have");
                 assert!(taken.facts.len() <= taken.accepted, "a fact of no event");

@@ -1,12 +1,13 @@
 //! Accepts events over HTTP, checks them and stores them before it answers.
 //!
 //! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
-//! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
-//! `framing` its guard against ambiguous requests, `senders` who may send,
+//! → its person, where only an address says whose it is (`aliases`) → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
+//! `framing` its guard against ambiguous requests, `senders` who may send, `limits` how much, `room` how much at once,
 //! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
 //!
-//! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
+//! But for that, nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
 
+mod aliases;
 mod answer;
 mod auth;
 mod body;
@@ -19,11 +20,13 @@ mod framing;
 pub mod fuzzing;
 mod input;
 mod json;
+mod limits;
 mod line;
 mod metrics;
 mod priority;
 mod rejected;
 mod request;
+mod room;
 mod segment;
 mod senders;
 mod server;

@@ -1,8 +1,10 @@
 //! What ingest counts.
 
+use inflection_domain::{Alias, WorkspaceId};
 use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
 
 use crate::answer::Code;
+use crate::limits::Limit;
 
 /// Metrics of the ingest stage.
 #[derive(Debug, Clone)]
@@ -15,6 +17,16 @@ pub struct IngestMetrics {
     pub(crate) unmapped: CounterFamily,
     /// Provider requests, or refused events of one, that could not be kept for a person to look at, by provider.
     pub(crate) unkept: CounterFamily,
+    /// Requests refused because their sender sends too much, by workspace and limit.
+    limited: CounterFamily,
+    /// Facts that had only an address and went to the person it is tied to.
+    pub(crate) routed: Counter,
+    /// Aliases of addresses that were looked up, by what was found.
+    alias_lookups: CounterFamily,
+    /// Aliases of addresses that were made or changed, by what they are now.
+    alias_changes: CounterFamily,
+    /// Aliases that there was no room for.
+    pub(crate) aliases_unkept: Counter,
     /// Bus messages written.
     pub(crate) messages: Counter,
     /// Time of an append.
@@ -33,14 +45,53 @@ impl IngestMetrics {
             unmapped: registry.counters("inflection_ingest_events_unmapped", "Provider events of no kind of ours"),
             unkept: registry
                 .counters("inflection_ingest_unkept", "Provider requests of which what was refused could not be kept"),
+            limited: registry.counters(
+                "inflection_ingest_requests_limited",
+                "Requests refused because their sender sends too much, by workspace and limit",
+            ),
+            routed: registry.counter(
+                "inflection_ingest_events_routed_by_address",
+                "Events with only an address that went to the person an identify had tied it to",
+            ),
+            alias_lookups: registry
+                .counters("inflection_ingest_alias_lookups", "Aliases of addresses looked up, by what was found"),
+            alias_changes: registry.counters(
+                "inflection_ingest_alias_changes",
+                "Aliases of addresses made or changed, by what they became",
+            ),
+            aliases_unkept: registry
+                .counter("inflection_ingest_aliases_unkept", "Aliases of addresses that there was no room for"),
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
         }
     }
 
+    /// Counts a request as refused because of a limit of its sender's. Limits are few, and workspaces are configured.
+    pub(crate) fn limit(&self, workspace: &WorkspaceId, limit: Limit) {
+        self.limited.with(&[("workspace", workspace.as_str()), ("limit", limit.name())]).add(1);
+    }
+
+    /// Counts a look at the alias of an address.
+    pub(crate) fn alias_looked_up(&self, found: Option<&Alias>) {
+        self.alias_lookups.with(&[("found", found.map_or("none", alias_name))]).add(1);
+    }
+
+    /// Counts an alias that has become another one.
+    pub(crate) fn alias_changed(&self, to: &Alias) {
+        self.alias_changes.with(&[("to", alias_name(to))]).add(1);
+    }
+
     /// Counts events, or a whole request, as refused.
     pub(crate) fn reject(&self, code: Code, count: usize) {
         self.rejected.with(&[("code", code.name())]).add(count as u64);
+    }
+}
+
+fn alias_name(alias: &Alias) -> &'static str {
+    match alias {
+        Alias::Person { .. } => "person",
+        Alias::Shared => "shared",
+        Alias::Withheld => "withheld",
     }
 }

@@ -19,8 +19,9 @@ use serde_json::{Map, Value, json};
 use crate::answer::{Code, Refusal, json_answer};
 use crate::events::rejected_list;
 use crate::fact::Context;
+use crate::limits::Sender;
 use crate::senders::Senders;
-use crate::service::{self, Service};
+use crate::service::Service;
 use crate::writer::now;
 use crate::{auth, body, request};
 
@@ -92,28 +93,40 @@ impl Service {
         let (head, body) = request.into_parts();
         let headers = &head.headers;
         let by_header = headers.contains_key(AUTHORIZATION);
-        let known = if by_header { Some(auth::workspace(headers, &senders.keys)?) } else { None };
+        let known = if by_header { Some(auth::sender(headers, &senders.keys)?) } else { None };
+        let body = match &known {
+            Some(sender) => self.admit_request(&senders, sender, headers, body).await?,
+            None => body,
+        };
         request::media_type(headers, &MEDIA_TYPES)?;
         let gzip = request::is_gzip(headers)?;
         let bytes_max = endpoint.bytes_max();
         let (room, body) = body::expected(headers, body, gzip, bytes_max).await?;
         // Who has shown no key yet takes from the share of those who have not.
-        let mut in_hand = if by_header { self.reserve_events(room)? } else { self.reserve_webhook(room)? };
+        let mut in_hand = match &known {
+            Some(sender) => self.reserve_events(&sender.workspace, room)?,
+            None => self.reserve_webhook(None, room)?,
+        };
         let bytes = self.read(body, bytes_max, gzip).await?;
         let envelope = Envelope::read(&bytes, endpoint)?;
-        let workspace = match known {
-            Some(workspace) => workspace,
-            None => by_body(&envelope, &senders)?,
+        let sender = match known {
+            Some(sender) => sender,
+            None => {
+                let sender = by_body(&envelope, &senders)?;
+                self.admit(&senders, &sender)?;
+                sender
+            }
         };
-        service::reserve_more(&mut in_hand, envelope.added_bytes())?;
-        let context = Context { workspace: &workspace, key: &self.installation, now: now() };
-        let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
-            self.rejected.add(&workspace, refusal.events());
+        let workspace = &sender.workspace;
+        self.reserve_more(&mut in_hand, workspace, envelope.added_bytes())?;
+        let context = Context { workspace, key: &self.installation, now: now() };
+        let mut taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
+            self.rejected.add(workspace, refusal.events());
         })?;
         drop(envelope);
-        senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
-        self.store(&taken.facts, in_hand).await?;
-        self.count(&taken, &workspace);
+        self.admit_events(&senders, &sender, taken.facts.len())?;
+        self.store(&mut taken.facts, in_hand).await?;
+        self.count(&taken, workspace);
         Ok(answer(&taken))
     }
 
@@ -130,13 +143,12 @@ impl Service {
     }
 }
 
-/// The workspace of the key in the body, where some SDKs put it.
-fn by_body(envelope: &Envelope<'_>, senders: &Senders) -> Result<WorkspaceId, Refusal> {
+/// The sender with the key in the body, where some SDKs put it.
+fn by_body(envelope: &Envelope<'_>, senders: &Senders) -> Result<Sender, Refusal> {
     let Some(key) = &envelope.write_key else {
         return Err(Refusal::new(Code::AuthMissing, "send the ingest key as the write key"));
     };
-    let known = senders.keys.find(key).cloned();
-    known.ok_or_else(|| Refusal::new(Code::AuthInvalid, "the ingest key is not known"))
+    auth::of_key(key, &senders.keys)
 }
 
 /// What Segment answers, and what was not taken.

@@ -5,22 +5,24 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::{Method, Request, Response};
+use axum::http::{HeaderMap, Method, Request, Response};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use inflection_bus::Bus;
 use inflection_control::Workspace;
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
 use inflection_wire::{EventChunk, encode_event};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::aliases::Aliases;
 use crate::answer::{Code, Refusal, json_answer};
 use crate::fact::Context;
 use crate::framing::Ambiguity;
+use crate::limits::{Limit, Over, Sender};
 use crate::metrics::IngestMetrics;
 use crate::priority::Priority;
 use crate::rejected::Rejected;
+use crate::room::{NoRoom, Room};
 use crate::segment::Endpoint;
 use crate::senders::Senders;
 use crate::webhooks::{Amazon, SignatureClock, Tokens};
@@ -29,12 +31,10 @@ use crate::{auth, body, events, request};
 
 /// Bytes of bodies in hand at once, over all requests: what the memory of this stage is bounded by.
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
-/// The same for requests in the background: two compressed ones at once.
+/// The same for requests in the background: a compressed one of one workspace at once.
 const BACKGROUND_BYTES_IN_HAND_MAX: usize = BODY_BYTES_IN_HAND_MAX / 4;
 /// The same for providers' webhooks.
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
-/// The unit in which those bytes are counted.
-const PERMIT_BYTES: usize = 1024;
 /// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may
 /// wait behind another one's. Most senders wait 10 seconds for an answer.
 const STORE_WAIT: Duration = Duration::from_secs(9);
@@ -51,15 +51,17 @@ pub(crate) struct Service {
     pub(crate) rejected: Rejected,
     partitions: PartitionCount,
     writers: Writers,
-    in_hand: Arc<Semaphore>,
-    webhooks_in_hand: Arc<Semaphore>,
-    background_in_hand: Arc<Semaphore>,
+    aliases: Aliases,
+    in_hand: Arc<Room>,
+    webhooks_in_hand: Arc<Room>,
+    background_in_hand: Arc<Room>,
     /// Facts of live requests that wait to be stored.
     live_facts_waiting: AtomicUsize,
     pub(crate) signature_clock: SignatureClock,
     /// Tokens that have vouched for a webhook's content.
     pub(crate) tokens: Tokens,
     pub(crate) amazon: Amazon,
+    /// The clock of rates begins here.
     started: Instant,
     pub(crate) draining: AtomicBool,
     request_ids: AtomicU64,
@@ -78,6 +80,7 @@ impl Service {
         use std::hash::{BuildHasher as _, RandomState};
         let started = Instant::now();
         Self {
+            aliases: Aliases::new(bus.clone(), metrics.clone()),
             bus,
             senders: RwLock::new(Arc::new(Senders::of(workspaces, None, started.elapsed()))),
             installation,
@@ -86,9 +89,9 @@ impl Service {
             partitions,
             writers,
             started,
-            in_hand: Arc::new(Semaphore::new(BODY_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
-            webhooks_in_hand: Arc::new(Semaphore::new(WEBHOOK_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
-            background_in_hand: Arc::new(Semaphore::new(BACKGROUND_BYTES_IN_HAND_MAX / PERMIT_BYTES)),
+            in_hand: Room::new(BODY_BYTES_IN_HAND_MAX),
+            webhooks_in_hand: Room::new(WEBHOOK_BYTES_IN_HAND_MAX),
+            background_in_hand: Room::new(BACKGROUND_BYTES_IN_HAND_MAX),
             live_facts_waiting: AtomicUsize::new(0),
             signature_clock: SignatureClock::default(),
             tokens: Tokens::default(),
@@ -136,14 +139,14 @@ impl Service {
                 return refuse(Refusal::new(Code::MethodNotAllowed, "events are posted"));
             }
             let senders = self.senders();
-            let workspace = match auth::workspace(request.headers(), &senders.keys) {
-                Ok(workspace) => workspace,
+            let sender = match auth::sender(request.headers(), &senders.keys) {
+                Ok(sender) => sender,
                 Err(refusal) => return refuse(refusal),
             };
-            return match self.events(request, &workspace, &senders).await {
+            return match self.events(request, &sender, &senders).await {
                 Ok(answer) => answer,
                 Err(refusal) => {
-                    self.rejected.add(&workspace, refusal.events());
+                    self.rejected.add(&sender.workspace, refusal.events());
                     refuse(refusal)
                 }
             };
@@ -170,17 +173,19 @@ impl Service {
     async fn events(
         &self,
         request: Request<Body>,
-        workspace: &WorkspaceId,
+        sender: &Sender,
         senders: &Senders,
     ) -> Result<Response<Body>, Refusal> {
+        let workspace = &sender.workspace;
         let (head, body) = request.into_parts();
+        let body = self.admit_request(senders, sender, &head.headers, body).await?;
         let (layout, gzip) = (request::layout(&head.headers)?, request::is_gzip(&head.headers)?);
         let priority = Priority::of(&head.headers)?;
         let (room, body) = body::expected(&head.headers, body, gzip, layout.bytes_max()).await?;
         priority.admit(self.live_facts_waiting.load(Ordering::Relaxed))?;
         let in_hand = match priority {
-            Priority::Live => self.reserve_events(room)?,
-            Priority::Background => reserve(&self.background_in_hand, room)?,
+            Priority::Live => self.reserve_events(workspace, room)?,
+            Priority::Background => self.reserve(&self.background_in_hand, Some(workspace), room)?,
         };
         let bytes = self.read(body, layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
@@ -188,11 +193,11 @@ impl Service {
                 && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
         let context = Context { workspace, key: &self.installation, now: now() };
-        let taken = events::take(&bytes, layout, priority, context, &ours)?;
-        senders.admit(workspace, taken.facts.len(), self.elapsed())?;
+        let mut taken = events::take(&bytes, layout, priority, context, &ours)?;
+        self.admit_events(senders, sender, taken.facts.len())?;
         match priority {
-            Priority::Live => self.store(&taken.facts, in_hand).await?,
-            Priority::Background => self.store_in_time(&taken.facts, in_hand).await?,
+            Priority::Live => self.store(&mut taken.facts, in_hand).await?,
+            Priority::Background => self.store_in_time(&mut taken.facts, in_hand).await?,
         }
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
@@ -208,31 +213,92 @@ impl Service {
         if gzip { body::gunzip(&bytes, bytes_max) } else { Ok(bytes) }
     }
 
-    /// Room for a request of a sender with a key.
-    pub(crate) fn reserve_events(&self, bytes: usize) -> Result<InHand, Refusal> {
-        reserve(&self.in_hand, bytes)
+    /// Lets a request in by its sender's rate, before anything of its body is taken in; gives the body back.
+    pub(crate) async fn admit_request(
+        &self,
+        senders: &Senders,
+        sender: &Sender,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Body, Refusal> {
+        match self.admit(senders, sender) {
+            Ok(()) => Ok(body),
+            Err(refusal) => Err(body::refuse(headers, body, refusal).await),
+        }
     }
 
-    /// How long this stage has run: the clock of rates.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// Lets a request in by its sender's rate.
+    pub(crate) fn admit(&self, senders: &Senders, sender: &Sender) -> Result<(), Refusal> {
+        let admitted = senders.limits.admit_request(sender.source, self.started.elapsed());
+        admitted.map_err(|over| self.limited(sender, over))
+    }
+
+    /// Lets the events of a request in by its sender's rates, all or none.
+    pub(crate) fn admit_events(&self, senders: &Senders, sender: &Sender, events: usize) -> Result<(), Refusal> {
+        let admitted = senders.limits.admit_events(sender, events, self.started.elapsed());
+        admitted.map_err(|over| self.limited(sender, over))
+    }
+
+    fn limited(&self, sender: &Sender, over: Over) -> Refusal {
+        self.metrics.limit(&sender.workspace, over.limit);
+        over.refusal()
+    }
+
+    /// Room for a request of a sender with a key.
+    pub(crate) fn reserve_events(&self, workspace: &WorkspaceId, bytes: usize) -> Result<InHand, Refusal> {
+        self.reserve(&self.in_hand, Some(workspace), bytes)
     }
 
     /// Room for a provider's request. Providers have a share of their own: before a signature is checked, anybody may
     /// send, and must not take the room of those who have a key.
-    pub(crate) fn reserve_webhook(&self, bytes: usize) -> Result<InHand, Refusal> {
-        reserve(&self.webhooks_in_hand, bytes)
+    pub(crate) fn reserve_webhook(&self, holder: Option<&WorkspaceId>, bytes: usize) -> Result<InHand, Refusal> {
+        self.reserve(&self.webhooks_in_hand, holder, bytes)
     }
 
-    /// Stores facts, each in its partition, and returns once all are durable. When it fails, some may be: the sender
+    fn reserve(&self, room: &Arc<Room>, holder: Option<&WorkspaceId>, bytes: usize) -> Result<InHand, Refusal> {
+        room.take(holder.cloned(), bytes).map(Arc::new).map_err(|why| self.no_room(holder, why))
+    }
+
+    /// More room for a request of which nothing is stored yet, of the share that it has its own from.
+    #[expect(clippy::expect_used, reason = "chunks share it, and there are none before facts are stored")]
+    pub(crate) fn reserve_more(
+        &self,
+        in_hand: &mut InHand,
+        workspace: &WorkspaceId,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        let share = Arc::get_mut(in_hand).expect("only this request has it yet");
+        share.grow(bytes).map_err(|why| self.no_room(Some(workspace), why))
+    }
+
+    fn no_room(&self, workspace: Option<&WorkspaceId>, why: NoRoom) -> Refusal {
+        match (why, workspace) {
+            (NoRoom::OverShare, Some(workspace)) => {
+                self.metrics.limit(workspace, Limit::Share);
+                Refusal::later(Code::Overloaded, "this workspace has too many requests in hand", RETRY_SECONDS)
+            }
+            (NoRoom::OverShare | NoRoom::Full, _) => {
+                Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS)
+            }
+        }
+    }
+
+    /// Stores facts, each in its person's partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
-    pub(crate) async fn store(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+    pub(crate) async fn store(&self, facts: &mut [Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
         let _until_stored = Waiting::new(&self.live_facts_waiting, facts.len());
         self.store_in_time(facts, in_hand).await
     }
 
-    async fn store_in_time(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
-        timeout(STORE_WAIT, self.store_all(facts, in_hand)).await.unwrap_or_else(|_elapsed| Err(unavailable()))
+    async fn store_in_time(&self, facts: &mut [Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+        let store = async {
+            if let Err(error) = self.aliases.route(facts, &self.installation).await {
+                tracing::warn!(%error, "aliases of addresses cannot be looked up or kept");
+                return Err(unavailable());
+            }
+            self.store_all(facts, in_hand).await
+        };
+        timeout(STORE_WAIT, store).await.unwrap_or_else(|_elapsed| Err(unavailable()))
     }
 
     async fn store_all(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
@@ -288,48 +354,12 @@ fn unavailable() -> Refusal {
     Refusal::later(Code::StorageUnavailable, "events cannot be stored now; send them again", RETRY_SECONDS)
 }
 
-/// Room for a body, or a refusal: memory is bounded before it is used.
-fn reserve(room: &Arc<Semaphore>, bytes: usize) -> Result<InHand, Refusal> {
-    acquire(room, bytes.max(1)).map(Arc::new)
-}
-
-/// More room for a request of which nothing is stored yet, of the share that it has its own from.
-#[expect(clippy::expect_used, reason = "chunks share it, and there are none before facts are stored")]
-pub(crate) fn reserve_more(in_hand: &mut InHand, bytes: usize) -> Result<(), Refusal> {
-    if bytes > 0 {
-        let more = acquire(in_hand.semaphore(), bytes)?;
-        Arc::get_mut(in_hand).expect("only this request has it yet").merge(more);
-    }
-    Ok(())
-}
-
-fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-    let overloaded = |_| Refusal::later(Code::Overloaded, "too many requests are in hand", RETRY_SECONDS);
-    Arc::clone(room).try_acquire_many_owned(permits).map_err(overloaded)
-}
-
 #[cfg(test)]
 mod tests {
     use inflection_domain::Timestamp;
 
     use super::*;
     use crate::desk::{Desk, INGEST_KEY};
-
-    #[test]
-    fn room_for_a_request_is_bounded_and_given_back() {
-        let room = Arc::new(Semaphore::new(10));
-        let mut in_hand = reserve(&room, 0).unwrap();
-        assert_eq!(room.available_permits(), 9, "even an empty body takes some");
-        reserve_more(&mut in_hand, 0).unwrap();
-        assert_eq!(room.available_permits(), 9);
-        reserve_more(&mut in_hand, 8 * PERMIT_BYTES + 1).unwrap();
-        assert_eq!(room.available_permits(), 0);
-        let refusal = reserve_more(&mut in_hand, 1).unwrap_err();
-        assert_eq!((refusal.code, refusal.retry_after), (Code::Overloaded, Some(RETRY_SECONDS)));
-        drop(in_hand);
-        assert_eq!(room.available_permits(), 10);
-    }
 
     /// Sends an event of that moment with that priority; gives status and `Retry-After`.
     async fn post(desk: &Desk, priority: &str, at: Timestamp) -> (u16, Option<String>) {
@@ -357,9 +387,15 @@ mod tests {
         assert_eq!(post(&desk, "live", fresh).await, (200, None));
         drop(others);
         assert_eq!(post(&desk, "background", old).await, (200, None));
-        let room = reserve(&desk.service.background_in_hand, BACKGROUND_BYTES_IN_HAND_MAX).unwrap();
+        let room = &desk.service.background_in_hand;
+        let others = (0..20).map(|number| {
+            let other = WorkspaceId::new(&format!("other-{number}")).unwrap();
+            room.take(Some(other), room.free() * 3 / 4).unwrap()
+        });
+        let others: Vec<_> = others.collect();
         assert_eq!(post(&desk, "background", old).await.0, 503, "history has room of its own");
         assert_eq!(post(&desk, "live", fresh).await.0, 200, "which live events do not need");
-        drop(room);
+        drop(others);
+        assert_eq!(post(&desk, "background", old).await, (200, None));
     }
 }

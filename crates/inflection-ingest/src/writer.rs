@@ -9,10 +9,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use inflection_bus::{AppendError, Bus, InvalidName, Log};
 use inflection_domain::{Partition, PartitionCount, Timestamp};
 use inflection_wire::{EventChunk, event_batch};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::IngestMetrics;
+use crate::room::Share;
 
 /// Bytes of one bus message beyond which no further chunk is added.
 const MESSAGE_BYTES: usize = 256 * 1024;
@@ -31,7 +32,7 @@ struct Waiting {
 }
 
 /// A request's share of the memory of this stage; its chunks share it.
-pub(crate) type InHand = Arc<OwnedSemaphorePermit>;
+pub(crate) type InHand = Arc<Share>;
 
 /// The writers of all partitions.
 #[derive(Debug, Clone)]

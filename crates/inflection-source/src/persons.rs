@@ -9,9 +9,12 @@ use anyhow::Context as _;
 use inflection_bus::{Bus, Expected, Log, RecordError, Sequence};
 use inflection_delivery::{DeliveryHandle, Suppressed};
 use inflection_domain::{
-    EmailAddress, Hash128, Head, OrderKind, Partition, PersonId, PersonOrder, Timestamp, Tombstone, UserId, WorkspaceId,
+    Alias, EmailAddress, Hash128, Head, OrderKind, Partition, PersonId, PersonOrder, Timestamp, Tombstone, UserId,
+    WorkspaceId,
 };
-use inflection_wire::{Installation, SuppressedPerson, SuppressedPersons, order_batch};
+use inflection_wire::{
+    Installation, SuppressedPerson, SuppressedPersons, alias_record, decode_alias, encode_alias, order_batch,
+};
 
 use crate::decided::decided;
 
@@ -104,6 +107,43 @@ async fn load_revision(bus: &Bus) -> anyhow::Result<(SuppressedPersons, Expected
     let Some(record) = found else { return Ok((SuppressedPersons::default(), Expected::Absent)) };
     let all = SuppressedPersons::decode(&record.value).context("the record of suppressed persons is damaged")?;
     Ok((all, Expected::Revision(record.revision)))
+}
+
+/// Takes hold of the alias of an address that is about to be suppressed: gives the person it is tied to, or sees to it that
+/// it is tied to nobody from now on, so that what comes to it stays with the person derived from it.
+pub(crate) async fn hold_alias(bus: &Bus, derived: &PersonId) -> anyhow::Result<Option<PersonId>> {
+    let record = alias_record(derived);
+    for _ in 0..TRIES {
+        if let Some(person) = aliased(bus, derived).await?.map(|alias| alias.person_for(None).cloned()) {
+            return Ok(person);
+        }
+        match bus.put_record(&record, Expected::Absent, encode_alias(&Alias::Withheld)).await {
+            // Where there is no room for this there is none for an alias either.
+            Ok(_) | Err(RecordError::Full(_)) => return Ok(None),
+            Err(RecordError::Conflict) => {}
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context("that the address is withheld cannot be stored"));
+            }
+        }
+    }
+    anyhow::bail!("others change the alias of the address all the time; try again")
+}
+
+/// The person that an address is tied to which is let in again; it may be tied to one again.
+pub(crate) async fn release_alias(bus: &Bus, derived: &PersonId) -> anyhow::Result<Option<PersonId>> {
+    match aliased(bus, derived).await? {
+        // Nobody changes one that is withheld.
+        Some(Alias::Withheld) => {
+            bus.delete_record(&alias_record(derived)).await.context("that the address is withheld stays")?;
+            Ok(None)
+        }
+        other => Ok(other.and_then(|alias| alias.person_for(None).cloned())),
+    }
+}
+
+async fn aliased(bus: &Bus, derived: &PersonId) -> anyhow::Result<Option<Alias>> {
+    let record = bus.get_record(&alias_record(derived)).await.context("the alias of the address cannot be read")?;
+    record.map(|record| decode_alias(&record.value).context("the alias of the address is damaged")).transpose()
 }
 
 /// Suppresses, erases or lets in again, and waits until that is in force.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use inflection_bus::NatsConfig;
-use inflection_control::{Config, Connection, Options, Secret, Workspace};
+use inflection_control::{Config, Connection, IngestLimits, Options, Secret, Workspace};
 use inflection_delivery::Limits;
 use inflection_domain::{ConnectionId, Policy, Timestamp, WorkspaceId};
 use inflection_ingest::SignatureClock;
@@ -78,6 +78,7 @@ fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut
             id,
             ingest_keys: Vec::new(),
             ingest_events_per_second: None,
+            ingest_limits: IngestLimits::default(),
             policy: Policy::default(),
             connections: Vec::new(),
             webhooks: Vec::new(),

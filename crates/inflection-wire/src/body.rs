@@ -7,7 +7,7 @@ use inflection_domain::{Body, BounceClass, EmailAddress, EventId, LinkKind, Pers
 use crate::fields::{Fields, put_bytes, put_number};
 use crate::{DecodeError, enums};
 
-/// Fields of a `FactBody` are numbered below this.
+/// Texts of a `FactBody` are numbered below this.
 const FIELDS: usize = 30;
 
 /// Writes the sealed part of a fact.
@@ -49,6 +49,7 @@ pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
     put_bytes(out, 27, body.category.as_deref().unwrap_or_default().as_bytes());
     put_bytes(out, 28, body.context.as_bytes());
     put_bytes(out, 29, body.integrations.as_bytes());
+    put_number(out, 40, u64::from(body.routed_by_address));
 }
 
 /// The fields of a body: its texts by their numbers, and the others.
@@ -57,16 +58,24 @@ struct Read<'a> {
     link_kind: LinkKind,
     is_machine: bool,
     bounce_class: Option<BounceClass>,
+    routed_by_address: bool,
 }
 
 fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
-    let mut read = Read { texts: [""; FIELDS], link_kind: LinkKind::default(), is_machine: false, bounce_class: None };
+    let mut read = Read {
+        texts: [""; FIELDS],
+        link_kind: LinkKind::default(),
+        is_machine: false,
+        bounce_class: None,
+        routed_by_address: false,
+    };
     let mut fields = Fields::of(bytes);
     while let Some((number, field)) = fields.next()? {
         match (number, read.texts.get_mut(number as usize)) {
             (11, _) => read.link_kind = enums::link_kind_from(field.number()),
             (12, _) => read.is_machine = field.flag(),
             (14, _) => read.bounce_class = enums::bounce_class_from(field.number()),
+            (40, _) => read.routed_by_address = field.flag(),
             (_, Some(text)) => *text = field.text("a text of a fact body")?,
             (_, None) => {}
         }
@@ -79,7 +88,7 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
 /// # Errors
 /// [`DecodeError`] when the bytes are no fact body.
 pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
-    let Read { texts, link_kind, is_machine, bounce_class } = read(bytes)?;
+    let Read { texts, link_kind, is_machine, bounce_class, routed_by_address } = read(bytes)?;
     let [
         _,
         event_id,
@@ -116,6 +125,7 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
     Ok(Body {
         event_id: EventId::new(event_id).ok().ok_or(DecodeError::Field("event_id"))?,
         person: PersonId::new(person_id).ok().ok_or(DecodeError::Field("person_id"))?,
+        routed_by_address,
         email: email.transpose()?,
         email_id: text(email_id),
         campaign_id: text(campaign_id),

@@ -228,6 +228,7 @@ mod tests {
         let body = Body {
             event_id,
             person,
+            routed_by_address: clicked,
             email: Some(EmailAddress::new("ann@example.com").unwrap()),
             email_id: Some("mail".into()),
             campaign_id: Some("c".into()),

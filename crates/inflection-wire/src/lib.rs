@@ -10,6 +10,7 @@
 //!
 //! A generated protobuf type never leaves this crate. The messages themselves are documented in `proto/`.
 
+mod alias;
 mod body;
 mod control;
 mod decisions;
@@ -29,6 +30,7 @@ mod pb {
     include!("gen/inflection.v1.rs");
 }
 
+pub use alias::{ALIAS_RECORDS, ALIASES_BEGUN_RECORD, alias_record, decode_alias, encode_alias};
 pub use body::decode_body;
 pub use control::{ClosedWindow, OperatorHold};
 pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};

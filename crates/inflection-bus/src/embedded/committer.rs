@@ -211,7 +211,7 @@ impl Committer {
         let old = index.record(&key).map_or(0, |record| key.len() + record.value.len());
         let bytes = value.as_ref().map_or(0, |value| (key.len() + value.len()).saturating_sub(old));
         let revision = index.next_revision() + round.records;
-        match index.check_record(found, expected, bytes) {
+        match index.check_record(&key, found, expected, bytes) {
             Err(error) => {
                 let _caller_left = reply.send(Err(error));
             }

@@ -11,7 +11,11 @@ use super::segment::{Segment, SegmentNumber};
 use crate::{Expected, Log, Record, RecordChange, RecordError, Sequence};
 
 /// All records together, in bytes. They are repeated at the head of every file, so they must stay small.
-pub(super) const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const RECORD_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// What of them is left free by records that may be many: without those nothing stands still.
+const RECORD_BYTES_SPARE: usize = 4 * 1024 * 1024;
+/// Begins the keys of such records.
+const MANY_RECORDS: &str = "alias.";
 
 /// Where a payload lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +186,15 @@ impl Index {
     }
 
     /// Whether a write that adds `bytes` (0 for a deletion) may happen, that expects `expected` and finds the revision `found`.
-    pub(super) fn check_record(&self, found: Option<u64>, expected: Expected, bytes: usize) -> Result<(), RecordError> {
+    pub(super) fn check_record(
+        &self,
+        key: &str,
+        found: Option<u64>,
+        expected: Expected,
+        bytes: usize,
+    ) -> Result<(), RecordError> {
+        let spare = if key.starts_with(MANY_RECORDS) { RECORD_BYTES_SPARE } else { 0 };
+        let bytes_max = RECORD_BYTES_MAX - spare;
         let holds = match expected {
             Expected::Anything => true,
             Expected::Absent => found.is_none(),
@@ -190,8 +202,8 @@ impl Index {
         };
         if !holds {
             Err(RecordError::Conflict)
-        } else if bytes > 0 && self.record_bytes + bytes > RECORD_BYTES_MAX {
-            Err(RecordError::Full(format!("all records together may be {RECORD_BYTES_MAX} bytes")))
+        } else if bytes > 0 && self.record_bytes + bytes > bytes_max {
+            Err(RecordError::Full(format!("all records together may be {bytes_max} bytes")))
         } else {
             Ok(())
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use inflection_bus::{Bus, EmbeddedConfig, Expected, OpenError};
+use inflection_bus::{Bus, EmbeddedConfig, Expected, OpenError, RecordError};
 use proptest::prelude::*;
 
 use crate::backends::{embedded_config, log};
@@ -180,4 +180,31 @@ proptest! {
             }
         });
     }
+}
+
+/// Records that may be many leave room for those without which nothing goes on, also over a restart.
+#[tokio::test]
+async fn many_records_leave_room_for_the_others() {
+    const VALUE_BYTES: usize = 512 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
+    let open = || Bus::open_embedded(EmbeddedConfig::new(dir.path().to_owned()));
+    let bus = open().await.unwrap();
+    let mut kept = 0;
+    let full = loop {
+        match bus.put_record(&format!("alias.{kept}"), Expected::Absent, value.clone()).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, RecordError::Full(_)), "{full}");
+    assert_eq!(kept, 31, "16 MiB, less their keys");
+    bus.put_record("progress.1", Expected::Absent, value.clone()).await.unwrap();
+    bus.close().await;
+    let bus = open().await.unwrap();
+    assert_eq!(bus.get_record("alias.30").await.unwrap().map(|record| record.value.len()), Some(VALUE_BYTES));
+    bus.put_record("progress.2", Expected::Absent, value.clone()).await.unwrap();
+    let again = bus.put_record("alias.more", Expected::Absent, value).await.unwrap_err();
+    assert!(matches!(again, RecordError::Full(_)), "{again}");
+    bus.close().await;
 }

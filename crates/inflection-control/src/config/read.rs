@@ -11,7 +11,9 @@ use inflection_segment::{Endpoint, Region};
 
 use super::secrets::{Master, Opener, hex_key, required_secret, secrets};
 use super::webhooks::webhook;
-use super::{BusSettings, Connection, EmailPolicy, InstallationSettings, Naming, Options, Uniqueness, Workspace};
+use super::{
+    BusSettings, Connection, EmailPolicy, IngestLimits, InstallationSettings, Naming, Options, Uniqueness, Workspace,
+};
 use crate::Binding;
 use crate::document::Table;
 use crate::secret::key_bytes;
@@ -75,6 +77,7 @@ fn workspace(
     let opener = |binding: fn(&WorkspaceId) -> Binding| Opener::new(context.master, id.as_ref().map(binding));
     let ingest_keys = secrets(&table, "ingest_keys", &opener(Binding::ingest_key));
     let ingest_events_per_second = per_second(&table, "ingest_events_per_second");
+    let ingest_limits = table.table("ingest_limits").map(ingest_limits).unwrap_or_default();
     let policy = table.table("engagement").map(policy).unwrap_or_default();
     let mut connection_ids = HashSet::new();
     let connections = table
@@ -86,7 +89,7 @@ fn workspace(
     let webhooks =
         table.tables("webhooks").into_iter().filter_map(|hook| webhook(hook, tokens, &hook_opener)).collect();
     table.finish();
-    Some(Workspace { id: id?, ingest_keys, ingest_events_per_second, policy, connections, webhooks })
+    Some(Workspace { id: id?, ingest_keys, ingest_events_per_second, ingest_limits, policy, connections, webhooks })
 }
 
 fn name<T>(table: &Table<'_, '_>, key: &'static str, new: fn(&str) -> Result<T, InvalidId>) -> Option<T> {
@@ -96,6 +99,15 @@ fn name<T>(table: &Table<'_, '_>, key: &'static str, new: fn(&str) -> Result<T, 
 
 fn per_second(table: &Table<'_, '_>, key: &'static str) -> Option<u32> {
     table.number(key, 1..1_000_000_000).and_then(|rate| u32::try_from(rate).ok())
+}
+
+fn ingest_limits(table: Table<'_, '_>) -> IngestLimits {
+    let limits = IngestLimits {
+        requests_per_second: per_second(&table, "requests_per_second"),
+        events_per_second: per_second(&table, "events_per_second"),
+    };
+    table.finish();
+    limits
 }
 
 fn policy(table: Table<'_, '_>) -> Policy {

@@ -4,7 +4,7 @@ use inflection_domain::{ClickPerOpen, MachinePolicy};
 use inflection_segment::Region;
 
 use super::*;
-use crate::{AuthFailure, Binding, Field, IngestKeys, Provider};
+use crate::{AuthFailure, Binding, Field, IngestKeys, IngestLimits, KeyId, Provider};
 
 fn parse(text: &str) -> Result<Config, Vec<(usize, String)>> {
     let options = Options { allow_insecure_endpoint: true };
@@ -22,6 +22,7 @@ urls = ["nats://nats-0:4222"]
 [[workspaces]]
 id = "acme"
 ingest_keys = [{ value = "old" }, { value = "new" }]
+ingest_limits = { requests_per_second = 7 }
 engagement = { implied_open = true, click_per_open = "link", machine_opens = "drop" }
 [[workspaces.connections]]
 id = "prod"
@@ -66,9 +67,14 @@ fn a_whole_file_is_read() {
     assert_eq!(test.rate(), None, "another receiver sets its own ceiling");
     assert_eq!(format!("{:?}", prod.endpoint), "https://events.eu1.segmentapis.com/v1/batch");
     let keys = IngestKeys::of(&config.workspaces);
-    assert_eq!(keys.find("new").map(WorkspaceId::as_str), Some("acme"));
-    assert_eq!(keys.find("old").map(WorkspaceId::as_str), Some("acme"));
+    for known in ["new", "old"] {
+        let (workspace, id) = keys.find(known).unwrap();
+        assert_eq!((workspace.as_str(), id), ("acme", KeyId::of(known)));
+    }
+    assert_ne!(KeyId::of("new"), KeyId::of("old"));
     assert_eq!(keys.find("neither"), None);
+    let limits = IngestLimits { requests_per_second: Some(7), events_per_second: None };
+    assert_eq!((acme.ingest_limits, config.workspaces[1].ingest_limits), (limits, IngestLimits::default()));
     assert_eq!(config.workspaces[1].id.as_str(), "globex");
 }
 

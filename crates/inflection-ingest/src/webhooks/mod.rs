@@ -49,6 +49,8 @@ pub(crate) use self::amazon::Amazon;
 pub(crate) use self::once::Tokens;
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
+use crate::limits::{Sender, Source};
+use crate::senders::Senders;
 use crate::service::Service;
 use crate::writer::{InHand, now};
 use crate::{body, request};
@@ -98,23 +100,29 @@ impl Webhooks {
         let entry = |(workspace, webhook): (&Workspace, &Webhook)| {
             let hook =
                 Hook { workspace: workspace.id.clone(), webhook: webhook.clone(), adapter: adapter(webhook.provider) };
-            ((webhook.provider, hash(webhook.token.expose())), hook)
+            ((webhook.provider, token_hash(webhook.token.expose())), hook)
         };
         Self(hooks.map(entry).collect())
     }
 
     fn find(&self, provider: Provider, token: &str) -> Option<&Hook> {
-        self.0.get(&(provider, hash(token)))
+        self.0.get(&(provider, token_hash(token)))
     }
 }
 
-fn hash(token: &str) -> [u8; 32] {
+/// What a token is known by, so that it may be kept where the token may not.
+pub(crate) fn token_hash(token: &str) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
     hash
 }
 
 impl Hook {
+    fn sender(&self) -> Sender {
+        let source = Source::Webhook(self.webhook.provider, token_hash(self.webhook.token.expose()));
+        Sender { workspace: self.workspace.clone(), source }
+    }
+
     /// What is answered to a request whose proof is wrong. Who sends credentials only after having been asked for them is
     /// asked: coming again unasked would not help.
     fn doubt(&self, refusal: Refusal, headers: &HeaderMap) -> Refusal {
@@ -183,7 +191,8 @@ impl Service {
             return Err(claimed.err().unwrap_or_else(invalid));
         };
         claimed.map_err(|refusal| hook.doubt(refusal, headers))?;
-        let in_hand = self.reserve_webhook(room)?;
+        let body = self.admit_request(&senders, &hook.sender(), headers, body).await?;
+        let in_hand = self.reserve_webhook(Some(&hook.workspace), room)?;
         let body = self.read(body, BODY_BYTES_MAX, gzip).await?;
         let mut delivery = Delivery {
             webhook: &hook.webhook,
@@ -203,7 +212,7 @@ impl Service {
             return Err(hook.doubt(invalid(), headers));
         }
         match (hook.adapter.events)(&delivery) {
-            Some(events) => self.take_events(hook, &delivery, &events, in_hand).await,
+            Some(events) => self.take_events(&senders, hook, &delivery, &events, in_hand).await,
             None => self.take_unreadable(hook, &body).await,
         }
     }
@@ -211,19 +220,21 @@ impl Service {
     /// Stores what can become facts, and keeps what cannot.
     async fn take_events(
         &self,
+        senders: &Senders,
         hook: &Hook,
         delivery: &Delivery<'_>,
         events: &Events<'_>,
         in_hand: InHand,
     ) -> Result<(), Refusal> {
-        let _facts_in_hand = self.reserve_webhook(events.len() * FACT_BYTES)?;
+        let _facts_in_hand = self.reserve_webhook(Some(&hook.workspace), events.len() * FACT_BYTES)?;
         let context = Context { workspace: &hook.workspace, key: &self.installation, now: now() };
         let mut parsed = hook.adapter.parse(events, delivery, context);
+        self.admit_events(senders, &hook.sender(), parsed.facts.len())?;
         if let Some(url) = parsed.confirm.take() {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
             tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
         }
-        self.store(&parsed.facts, in_hand).await?;
+        self.store(&mut parsed.facts, in_hand).await?;
         self.keep_rejected(hook, &mut parsed).await;
         for (name, count) in &parsed.ignored {
             self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);

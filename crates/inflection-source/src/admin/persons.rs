@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Admin, Shared, now, problem, unavailable};
-use crate::persons::{ChangeError, Changed, Subject, Whom, change, load};
+use crate::persons::{ChangeError, Changed, Subject, Whom, change, hold_alias, load, release_alias};
 
 /// Whom a request is about: exactly one of the ids.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -54,15 +54,25 @@ impl Named {
         }
     }
 
-    /// Whom it is about, in a workspace that there is: a slip in its name would suppress nobody.
-    fn subject(&self, admin: &Admin) -> Result<Subject, Box<Response>> {
+    /// Whom it is about, in a workspace that there is: a slip in its name would suppress nobody. Of an address that is two
+    /// persons, if an identify has tied it to one: that one, and first the one derived from it, whose events were those
+    /// before.
+    async fn subjects(&self, admin: &Admin, order: OrderKind) -> Result<(Subject, Option<Subject>), Box<Response>> {
         let whom = self.whom()?;
         let workspaces = admin.directory.current();
         let found = workspaces.iter().find(|workspace| workspace.id.as_str() == self.workspace);
-        match found {
-            Some(workspace) => Ok(Subject::new(&admin.installation, &workspace.id, &whom)),
-            None => Err(Box::new(problem(StatusCode::NOT_FOUND, "not_found", "there is no workspace of this id"))),
-        }
+        let Some(workspace) = found.map(|workspace| &workspace.id) else {
+            return Err(Box::new(problem(StatusCode::NOT_FOUND, "not_found", "there is no workspace of this id")));
+        };
+        let subject = |whom: &Whom| Subject::new(&admin.installation, workspace, whom);
+        let Whom::Address(address) = &whom else { return Ok((subject(&whom), None)) };
+        let derived = PersonId::from_address(&admin.installation.key, workspace, address);
+        let tied = match order {
+            OrderKind::Suppress | OrderKind::Erase => hold_alias(&admin.bus, &derived).await,
+            OrderKind::Lift => release_alias(&admin.bus, &derived).await,
+        };
+        let tied = tied.map_err(|error| Box::new(unavailable(&error)))?;
+        Ok((subject(&whom), tied.map(|person| subject(&Whom::Person(person)))))
     }
 }
 
@@ -110,37 +120,70 @@ pub(super) async fn erase(admin: Shared, named: Body) -> Response {
 async fn told(State(admin): Shared, named: Body, order: OrderKind, done: &'static str) -> Response {
     // What is wrong with a body would be told with what stands in it.
     let subject = named.map_err(|_rejection| unclear("bad_request", "the body is no request about a person"));
-    let subject = match subject.and_then(|Json(named)| named.subject(&admin)) {
-        Ok(subject) => subject,
+    let subjects = match subject {
+        Ok(Json(named)) => named.subjects(&admin, order).await,
+        Err(answer) => Err(answer),
+    };
+    let (subject, tied) = match subjects {
+        Ok(subjects) => subjects,
         Err(answer) => return *answer,
     };
-    let changed = match change(&admin.bus, admin.delivery.as_ref(), order, &subject, now()).await {
-        Ok(changed) => changed,
-        Err(error) => return refused(error),
+    let also = match &tied {
+        Some(tied) => match tell(&admin, order, tied, done).await {
+            Ok(told) => Some(told),
+            // Then the address's own person may be.
+            Err(ChangeError::NotSuppressed) => None,
+            Err(error) => return refused(error),
+        },
+        None => None,
     };
+    let told = match (tell(&admin, order, &subject, done).await, &also) {
+        (Ok(told), _) => told,
+        // The address was tied when its person was suppressed by its own id.
+        (Err(ChangeError::NotSuppressed), Some(also)) => *also,
+        (Err(error), _) => return refused(error),
+    };
+    let tied = tied.filter(|_| also.is_some());
+    Json(view(&subject, told, tied.as_ref().zip(also), done)).into_response()
+}
+
+/// What came of an order about one person.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    changed: Changed,
+    dropped: Option<usize>,
+}
+
+async fn tell(admin: &Admin, order: OrderKind, subject: &Subject, done: &'static str) -> Result<Told, ChangeError> {
+    let changed = change(&admin.bus, admin.delivery.as_ref(), order, subject, now()).await?;
     tracing::info!(workspace = %subject.workspace, key = %subject.tombstone, kind = kind(subject.user), done,
         in_force = changed.in_force, "an operator has spoken about a person");
     let dropped = match order {
-        OrderKind::Erase => match drop_letters(&admin, &subject).await {
-            Ok(dropped) => Some(dropped),
-            Err(error) => return unavailable(&error),
-        },
+        OrderKind::Erase => Some(drop_letters(admin, subject).await?),
         OrderKind::Suppress | OrderKind::Lift => None,
     };
-    Json(view(&subject, changed, done, dropped)).into_response()
+    Ok(Told { changed, dropped })
 }
 
-fn view(subject: &Subject, Changed { since, in_force }: Changed, done: &str, dropped: Option<usize>) -> Value {
+/// The answer: `also` is the person that an address is tied to.
+fn view(subject: &Subject, told: Told, also: Option<(&Subject, Told)>, done: &str) -> Value {
+    let in_force = told.changed.in_force && also.is_none_or(|(_, told)| told.changed.in_force);
     let mut view = json!({
         "workspace": subject.workspace.as_str(),
         "key": subject.tombstone.to_string(),
         "kind": kind(subject.user),
-        "since": since.to_string(),
+        "since": told.changed.since.to_string(),
         "state": done,
         "in_force": in_force,
     });
-    if let (Some(dropped), Some(members)) = (dropped, view.as_object_mut()) {
-        members.insert("dead_letters_dropped".into(), dropped.into());
+    if let Some(members) = view.as_object_mut() {
+        if let Some((tied, _)) = also {
+            members.insert("also".into(), tied.tombstone.to_string().into());
+        }
+        if let Some(dropped) = told.dropped {
+            let more = also.and_then(|(_, told)| told.dropped).unwrap_or(0);
+            members.insert("dead_letters_dropped".into(), (dropped + more).into());
+        }
     }
     view
 }

@@ -15,6 +15,7 @@ const LEARNED: &str = "this event brought the user id; the Identify that links i
 const KNOWN: &str = "the person was already known as this user";
 const KNOWN_OR_CLAIMED: &str = "the person was already known as this user, or as another one and the event itself \
     claims this one for itself alone (the ledger counts such conflicts, and there are some in this partition)";
+const ROUTED: &str = "it named only an address, which an identify had tied to this person";
 const UNDECIDED: &str = "identity has not decided it yet";
 
 const SILENT: &str = "it was decided, and there was nothing new to tell Segment: the same was told of its mail or person \
@@ -64,7 +65,11 @@ pub(super) fn event(found: &Found, calls: Vec<CallStory>, addresses: bool) -> Ev
         Hop::Silent => (Verdict::New, None, None, Some(SILENT)),
         Hop::Decided(event) => {
             let user = event.decided.user.as_ref().map(|user| user.as_str());
-            let identity = identity(user, event.body.person.as_str(), why(event));
+            let why = match event.body.routed_by_address {
+                true => format!("{ROUTED}; {}", why(event)),
+                false => why(event).to_owned(),
+            };
+            let identity = identity(user, event.body.person.as_str(), &why);
             let lost = calls.is_empty().then_some(NO_CONNECTIONS);
             (Verdict::New, Some(event.decided.occurred_at), Some(identity), lost)
         }

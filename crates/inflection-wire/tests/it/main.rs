@@ -6,7 +6,7 @@ use std::path::Path;
 fn generated_code_is_current() -> Result<(), Box<dyn std::error::Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let protos = here.join("../../proto");
-    let files = ["events", "decisions", "delivery", "ownership", "snapshot"];
+    let files = ["alias", "events", "decisions", "delivery", "ownership", "snapshot"];
     let files = files.map(|name| protos.join(format!("inflection/v1/{name}.proto")));
     let descriptors = protox::compile(files, [&protos])?;
     let out = std::env::temp_dir().join(format!("inflection-wire-{}", std::process::id()));
