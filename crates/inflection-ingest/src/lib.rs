@@ -1,6 +1,6 @@
 //! Accepts events over HTTP, checks them and stores them before it answers.
 //!
-//! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
+//! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`, and `machine` for who did it)
 //! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
 //! `framing` its guard against ambiguous requests, `senders` who may send,
 //! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
@@ -17,6 +17,7 @@ mod fact;
 mod framing;
 mod input;
 mod json;
+mod machine;
 mod metrics;
 mod rejected;
 mod request;

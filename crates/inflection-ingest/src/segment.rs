@@ -106,7 +106,8 @@ impl Service {
             None => by_body(&envelope, &senders)?,
         };
         service::reserve_more(&mut in_hand, envelope.added_bytes())?;
-        let context = Context { workspace: &workspace, key: &self.installation, now: now() };
+        let machine = senders.machine(&workspace);
+        let context = Context { workspace: &workspace, key: &self.installation, now: now(), machine };
         let taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
             self.rejected.add(&workspace, refusal.events());
         })?;

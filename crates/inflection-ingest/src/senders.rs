@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use inflection_control::{IngestKeys, RateBudget, Workspace};
-use inflection_domain::WorkspaceId;
+use inflection_domain::{MachineRules, WorkspaceId};
 
 use crate::answer::{Code, Refusal};
 use crate::webhooks::Webhooks;
@@ -17,6 +17,8 @@ pub(crate) struct Senders {
     pub(crate) webhooks: Webhooks,
     connections: HashMap<WorkspaceId, HashSet<String>>,
     rates: HashMap<WorkspaceId, (u32, Mutex<RateBudget>)>,
+    machine: HashMap<WorkspaceId, MachineRules>,
+    default_machine: MachineRules,
 }
 
 impl Senders {
@@ -39,12 +41,19 @@ impl Senders {
             webhooks: Webhooks::of(workspaces),
             connections: workspaces.iter().map(|workspace| (workspace.id.clone(), names(workspace))).collect(),
             rates: workspaces.iter().filter_map(rate).collect(),
+            machine: workspaces.iter().map(|workspace| (workspace.id.clone(), workspace.machine.clone())).collect(),
+            default_machine: MachineRules::default(),
         }
     }
 
     /// Whether a workspace has a connection of this name.
     pub(crate) fn has_connection(&self, workspace: &WorkspaceId, connection: &str) -> bool {
         self.connections.get(workspace).is_some_and(|known| known.contains(connection))
+    }
+
+    /// How a workspace tells machines from people.
+    pub(crate) fn machine(&self, workspace: &WorkspaceId) -> &MachineRules {
+        self.machine.get(workspace).unwrap_or(&self.default_machine)
     }
 
     /// Refuses what is over the workspace's rate.

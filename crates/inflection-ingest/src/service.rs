@@ -174,7 +174,8 @@ impl Service {
             named.is_none_or(|named| named == workspace.as_str())
                 && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
-        let context = Context { workspace, key: &self.installation, now: now() };
+        let machine = senders.machine(workspace);
+        let context = Context { workspace, key: &self.installation, now: now(), machine };
         let taken = events::take(&bytes, layout, context, &ours)?;
         senders.admit(workspace, taken.facts.len(), self.elapsed())?;
         self.store(&taken.facts, in_hand).await?;

@@ -7,7 +7,7 @@ use inflection_domain::{Body, BounceClass, EmailAddress, EventId, LinkKind, Pers
 use crate::fields::{Fields, put_bytes, put_number};
 use crate::{DecodeError, enums};
 
-/// Fields of a `FactBody` are numbered below this.
+/// Texts of a `FactBody` are numbered below this.
 const FIELDS: usize = 30;
 
 /// Writes the sealed part of a fact.
@@ -49,6 +49,7 @@ pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
     put_bytes(out, 27, body.category.as_deref().unwrap_or_default().as_bytes());
     put_bytes(out, 28, body.context.as_bytes());
     put_bytes(out, 29, body.integrations.as_bytes());
+    put_number(out, 30, u64::from(body.classifier_version));
 }
 
 /// The fields of a body: its texts by their numbers, and the others.
@@ -57,15 +58,23 @@ struct Read<'a> {
     link_kind: LinkKind,
     is_machine: bool,
     bounce_class: Option<BounceClass>,
+    classifier_version: u32,
 }
 
 fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
-    let mut read = Read { texts: [""; FIELDS], link_kind: LinkKind::default(), is_machine: false, bounce_class: None };
+    let mut read = Read {
+        texts: [""; FIELDS],
+        link_kind: LinkKind::default(),
+        is_machine: false,
+        bounce_class: None,
+        classifier_version: 0,
+    };
     let mut fields = Fields::of(bytes);
     while let Some((number, field)) = fields.next()? {
         match (number, read.texts.get_mut(number as usize)) {
             (11, _) => read.link_kind = enums::link_kind_from(field.number()),
             (12, _) => read.is_machine = field.flag(),
+            (30, _) => read.classifier_version = u32::try_from(field.varint()).unwrap_or(u32::MAX),
             (14, _) => read.bounce_class = enums::bounce_class_from(field.number()),
             (_, Some(text)) => *text = field.text("a text of a fact body")?,
             (_, None) => {}
@@ -79,7 +88,7 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
 /// # Errors
 /// [`DecodeError`] when the bytes are no fact body.
 pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
-    let Read { texts, link_kind, is_machine, bounce_class } = read(bytes)?;
+    let Read { texts, link_kind, is_machine, bounce_class, classifier_version } = read(bytes)?;
     let [
         _,
         event_id,
@@ -127,6 +136,7 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
         link_kind,
         is_machine,
         machine_reason: text(machine_reason),
+        classifier_version,
         bounce_class,
         bounce_reason: text(bounce_reason),
         unsubscribe_scope: text(unsubscribe_scope),

@@ -217,7 +217,9 @@ impl Service {
         in_hand: InHand,
     ) -> Result<(), Refusal> {
         let _facts_in_hand = self.reserve_webhook(events.len() * FACT_BYTES)?;
-        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now() };
+        let senders = self.senders();
+        let machine = senders.machine(&hook.workspace);
+        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), machine };
         let mut parsed = hook.adapter.parse(events, delivery, context);
         if let Some(url) = parsed.confirm.take() {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
