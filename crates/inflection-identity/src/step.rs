@@ -192,7 +192,8 @@ impl Step {
     fn release(&mut self, policies: &Policies, counts: &mut Counts) -> Option<Option<Decided>> {
         let Released { head, body, verdict } =
             self.state.release(|workspace| policies.get(workspace), &policies.key)?;
-        let totals = totals_of(&mut self.totals, &head.workspace);
+        let workspace = head.workspace.clone();
+        let totals = self.totals.entry(workspace.clone()).or_insert_with(|| WorkspaceTotals::new(workspace));
         totals.held = totals.held.saturating_sub(1);
         Some(match verdict {
             Verdict::Folded(decision) => {
@@ -226,7 +227,13 @@ impl Step {
             return None;
         };
         let verdict = self.state.fold(&policies.get(&head.workspace), &policies.key, &head);
-        let totals = totals_of(&mut self.totals, &head.workspace);
+        let totals = match self.totals.get_mut(&head.workspace) {
+            Some(totals) => totals,
+            None => self
+                .totals
+                .entry(head.workspace.clone())
+                .or_insert_with(|| WorkspaceTotals::new(head.workspace.clone())),
+        };
         let decision = match verdict {
             Verdict::Suppressed => {
                 totals.suppressed += 1;
@@ -276,14 +283,6 @@ fn told(
         body,
         person: Some(head.person),
     })
-}
-
-fn totals_of<'t>(
-    totals: &'t mut BTreeMap<WorkspaceId, WorkspaceTotals>,
-    workspace: &WorkspaceId,
-) -> &'t mut WorkspaceTotals {
-    // The name is an `Arc`: its copy is a counter.
-    totals.entry(workspace.clone()).or_insert_with(|| WorkspaceTotals::new(workspace.clone()))
 }
 
 fn by_workspace(totals: Vec<WorkspaceTotals>) -> BTreeMap<WorkspaceId, WorkspaceTotals> {

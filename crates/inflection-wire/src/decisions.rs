@@ -400,31 +400,12 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn decode_undoes_encode() {
-        let hash = |byte| Hash128::from_bytes([byte; 16]);
-        let workspace = WorkspaceId::new("acme").unwrap();
-        let call = Call {
-            links: true,
-            unique: Some(false),
-            machine: Some(MachineTimes::Burst),
-            open_source: Some(OpenSource::ConfirmedByClick),
-            link_url: Some("https://example.com".into()),
-            ..Call::plain(CallKind::EmailUniqueOpens, CallKey::from_bytes([3; 16]))
-        };
-        let delivery = Delivery {
-            day: 20_000,
-            machine_open: true,
-            unique_open: Some(OpenSource::Pixel),
-            open_winner: Some(0),
-            clicks: vec![LinkClick { link: 1, winner: 2 }, LinkClick { link: 3, winner: 4 }],
-            pending: vec![PendingLink { link: 5, url: "u".into() }],
-            bounces: vec![BounceClass::Hard, BounceClass::Undetermined],
-            scopes: vec![0, 9],
-            delivered_at: u32::MAX,
-            ..Delivery::default()
-        };
-        let held = |erased: bool| HeldClick {
+    fn hash(byte: u8) -> Hash128 {
+        Hash128::from_bytes([byte; 16])
+    }
+
+    fn held(workspace: &WorkspaceId, erased: bool) -> HeldClick {
+        HeldClick {
             until: Timestamp::from_ms(99),
             burst: !erased,
             erased,
@@ -444,6 +425,51 @@ mod tests {
                 has_traits: false,
             },
             body: if erased { Box::default() } else { b"sealed".as_slice().into() },
+        }
+    }
+
+    fn changes(workspace: &WorkspaceId) -> Changes {
+        let delivery = Delivery {
+            day: 20_000,
+            machine_open: true,
+            unique_open: Some(OpenSource::Pixel),
+            open_winner: Some(0),
+            clicks: vec![LinkClick { link: 1, winner: 2 }, LinkClick { link: 3, winner: 4 }],
+            pending: vec![PendingLink { link: 5, url: "u".into() }],
+            bounces: vec![BounceClass::Hard, BounceClass::Undetermined],
+            scopes: vec![0, 9],
+            delivered_at: u32::MAX,
+            ..Delivery::default()
+        };
+        Changes {
+            log_time: Timestamp::from_ms(6),
+            seen: vec![hash(1), hash(2)],
+            persons: vec![(hash(3), Person::Known(UserId::new("u").unwrap()))],
+            deliveries: vec![(hash(4), delivery), (hash(5), Delivery::default())],
+            suppressed: vec![tombstone(hash(6)), tombstone(hash(7))],
+            lifted: vec![tombstone(hash(8))],
+            forgotten_persons: vec![hash(9)],
+            forgotten_mails: vec![hash(10), hash(11)],
+            clock: Timestamp::from_ms(7),
+            held: vec![(0, held(workspace, false)), (u64::MAX, held(workspace, true))],
+            released: vec![1, 300],
+            recent: vec![
+                (hash(12), RecentClicks { touched: Timestamp::from_ms(8), links: vec![(1, 2), (3, -4)] }),
+                (hash(13), RecentClicks::default()),
+            ],
+        }
+    }
+
+    #[test]
+    fn decode_undoes_encode() {
+        let workspace = WorkspaceId::new("acme").unwrap();
+        let call = Call {
+            links: true,
+            unique: Some(false),
+            machine: Some(MachineTimes::Burst),
+            open_source: Some(OpenSource::ConfirmedByClick),
+            link_url: Some("https://example.com".into()),
+            ..Call::plain(CallKind::EmailUniqueOpens, CallKey::from_bytes([3; 16]))
         };
         let batch = DecisionBatch {
             consumed_through: 42,
@@ -467,23 +493,7 @@ mod tests {
                     person: None,
                 },
             ],
-            changes: Changes {
-                log_time: Timestamp::from_ms(6),
-                seen: vec![hash(1), hash(2)],
-                persons: vec![(hash(3), Person::Known(UserId::new("u").unwrap()))],
-                deliveries: vec![(hash(4), delivery), (hash(5), Delivery::default())],
-                suppressed: vec![tombstone(hash(6)), tombstone(hash(7))],
-                lifted: vec![tombstone(hash(8))],
-                forgotten_persons: vec![hash(9)],
-                forgotten_mails: vec![hash(10), hash(11)],
-                clock: Timestamp::from_ms(7),
-                held: vec![(0, held(false)), (u64::MAX, held(true))],
-                released: vec![1, 300],
-                recent: vec![
-                    (hash(12), RecentClicks { touched: Timestamp::from_ms(8), links: vec![(1, 2), (3, -4)] }),
-                    (hash(13), RecentClicks::default()),
-                ],
-            },
+            changes: changes(&workspace),
             totals: vec![WorkspaceTotals { folded: 1, calls: 2, suppressed: 3, ..WorkspaceTotals::new(workspace) }],
         };
         let encoded = batch.clone().encode();

@@ -131,6 +131,24 @@ proptest! {
     }
 }
 
+proptest! {
+    /// However messages are gathered into steps, held clicks go at the same place and are judged the same.
+    #[test]
+    fn gathering_changes_nothing(messages in messages(), sizes in proptest::collection::vec(1usize..4, 1..9)) {
+        let (whole, state, _) = run(&messages, usize::MAX, |_| false);
+        let (mut step, mut gathered, mut sizes) = (Step::default(), Vec::new(), sizes.iter().cycle());
+        let mut inputs = messages.iter().zip(1u64..).map(|(sent, sequence)| input(sequence, sent));
+        loop {
+            let mut some: VecDeque<Input> = inputs.by_ref().take(*sizes.next().unwrap()).collect();
+            let Some((batch, _)) = step.fold(&mut some, &policies(), usize::MAX) else { break };
+            gathered.extend(DecisionBatch::decode(&batch.encode()).unwrap().decisions);
+        }
+        prop_assert_eq!(&gathered, &whole);
+        prop_assert_eq!(step.state(), state.state());
+        prop_assert_eq!(&step.totals, &state.totals);
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_counted_and_passed() {
     let mut inputs = VecDeque::from([
