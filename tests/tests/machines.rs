@@ -1,7 +1,7 @@
 //! Machines' opens and clicks through HTTP: by what one event shows, by the times of several, and a scanner's burst that is
 //! held and judged whole, also over a kill.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "helpers of checks: a panic is a failed check with its reason")]
+#![expect(clippy::expect_used, reason = "helpers of checks: a panic is a failed check with its reason")]
 
 use std::slice::from_ref;
 
@@ -12,6 +12,7 @@ use inflection_tests::install::{Install, Kind, Stop};
 use inflection_tests::segment::Segment;
 use inflection_tests::sender::Sender;
 use inflection_tests::wait::{SOON, eventually, holds};
+use serde_json::Value;
 
 /// Long enough that a process is killed and started while clicks are held.
 const HOLD: &str = "click_hold_seconds = 15";
@@ -62,6 +63,16 @@ fn await_story(segment: &Segment, person: &str, expected: &[&str]) {
     });
 }
 
+/// What `explain` says of an event: verdict, and the beginning of why it has no calls.
+#[track_caller]
+fn explained(install: &Install, event: &str) -> Vec<String> {
+    let told = install.admin().json(&format!("/v1/explain/{event}")).expect("an explanation");
+    let events = told.get("events").and_then(Value::as_array).expect("events");
+    let text = |event: &Value, name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let why = |event: &Value| text(event, "why").split(" for a moment").next().unwrap_or_default().to_owned();
+    events.iter().map(|event| format!("{} {}", text(event, "verdict"), why(event))).collect()
+}
+
 #[test]
 fn machines_are_known_by_what_they_show() {
     let segment = Segment::start();
@@ -70,6 +81,13 @@ fn machines_are_known_by_what_they_show() {
     let install = Install::start(Kind::Standalone, &segment, &[timed.clone(), apart.clone()]);
     let at = recently_ms();
     let mut sender = Sender::new(install.ingest(), timed.ingest_key());
+    by_what_one_event_shows(&segment, &mut sender, at);
+    by_times(&segment, &mut sender, at);
+    told_apart(&segment, &mut Sender::new(install.ingest(), apart.ingest_key()), at);
+    install.settle();
+}
+
+fn by_what_one_event_shows(segment: &Segment, sender: &mut Sender, at: i64) {
     sender.take(&[
         event("email_delivered", "agents", 0, at),
         event("email_opened", "agents", 1, at + 60_000).with("user_agent", "Mozilla/5.0"),
@@ -80,7 +98,7 @@ fn machines_are_known_by_what_they_show() {
         click("agents", 6, at + 300_000, 1).human(),
     ]);
     await_story(
-        &segment,
+        segment,
         "agents",
         &[
             "Email Delivered",
@@ -94,6 +112,9 @@ fn machines_are_known_by_what_they_show() {
             "Unique Link Click per Unique Open unique 1",
         ],
     );
+}
+
+fn by_times(segment: &Segment, sender: &mut Sender, at: i64) {
     sender.take(&[
         event("email_delivered", "times", 0, at),
         event("email_opened", "times", 1, at + 900).human(),
@@ -104,7 +125,7 @@ fn machines_are_known_by_what_they_show() {
         click("times", 6, at + 61_400, 5).human(),
     ]);
     await_story(
-        &segment,
+        segment,
         "times",
         &[
             "Email Delivered",
@@ -121,13 +142,16 @@ fn machines_are_known_by_what_they_show() {
             "Link Clicked machine:burst 5",
         ],
     );
-    Sender::new(install.ingest(), apart.ingest_key()).take(&[
+}
+
+fn told_apart(segment: &Segment, sender: &mut Sender, at: i64) {
+    sender.take(&[
         event("email_opened", "apart", 0, at).machine(),
         click("apart", 1, at + 60_000, 1).machine(),
         click("apart", 2, at + 120_000, 1).human(),
     ]);
     await_story(
-        &segment,
+        segment,
         "apart",
         &[
             "Email Machine Opened machine",
@@ -137,7 +161,6 @@ fn machines_are_known_by_what_they_show() {
             "Unique Link Click per Unique Open unique 1",
         ],
     );
-    install.settle();
 }
 
 #[test]
@@ -166,6 +189,7 @@ fn judges_a_held_burst_whole_over_a_kill(kind: Kind) {
     await_story(&segment, "b", &at_once);
     let ledger = install.ledger().expect("a ledger");
     assert_eq!((ledger.events("held"), ledger.events("pending")), (Ok(4), Ok(4)), "{}", ledger.raw);
+    assert_eq!(explained(&install, "b-1"), ["waiting identity holds this click"], "while it is held");
     install.stop(Stop::Kill);
     install.start_again();
     // Again, as a sender does that heard no answer: known by their ids, held or not.
@@ -176,6 +200,7 @@ fn judges_a_held_burst_whole_over_a_kill(kind: Kind) {
     told.extend(clicks);
     told.push("Link Clicked machine:burst 4");
     await_story(&segment, "b", &told);
+    assert_eq!(explained(&install, "b-1"), ["new "], "held once, told once");
     // And the person, afterwards.
     Sender::new(install.ingest(), acme.ingest_key()).take(&[click("b", 7, at + 600_000, 2).human()]);
     told.extend(["Link Clicked unique 2", "Unique Link Click unique 2", "Unique Link Click per Unique Open unique 2"]);

@@ -119,7 +119,8 @@ mod tests {
                 "http_method" => input.http_method = value,
                 "purpose" => input.purpose = value,
                 "is_machine" => {
-                    input.is_machine = Some(Value::Bool(matches!(value, Some(Value::Text(text)) if text == "true")))
+                    let machine = matches!(value, Some(Value::Text(text)) if text == "true");
+                    input.is_machine = Some(Value::Bool(machine));
                 }
                 name => panic!("{name}"),
             }

@@ -56,14 +56,14 @@ fn short(calls: &[Call]) -> String {
             (Some(true), None) => "+",
             _ => "",
         };
-        match call.kind {
-            CallKind::EmailOpened => format!("O{flag}"),
-            CallKind::LinkClicked => format!("C{flag}"),
-            CallKind::EmailUniqueOpens => "U".to_owned(),
-            CallKind::UniqueLinkClick => "L".to_owned(),
-            CallKind::UniqueLinkClickPerUniqueOpen => "P".to_owned(),
-            CallKind::EmailDelivered => "D".to_owned(),
-            kind => kind.name().to_owned(),
+        match (call.kind, flag) {
+            (CallKind::EmailOpened, flag) => format!("O{flag}"),
+            (CallKind::LinkClicked, flag) => format!("C{flag}"),
+            (CallKind::EmailUniqueOpens, _) => "U".to_owned(),
+            (CallKind::UniqueLinkClick, _) => "L".to_owned(),
+            (CallKind::UniqueLinkClickPerUniqueOpen, _) => "P".to_owned(),
+            (CallKind::EmailDelivered, _) => "D".to_owned(),
+            (kind, _) => kind.name().to_owned(),
         }
     };
     calls.iter().map(word).collect::<Vec<_>>().join(" ")
@@ -240,10 +240,9 @@ fn the_facts_own_policy_wins_over_the_present_one() {
     let drop = MachineCheck { policy: Some(MachinePolicy::Drop), ..MachineCheck::told(true) };
     let mut fold = |event, machine, policy| {
         let head = Head { machine, ..head("o", 0, event, 0) };
-        match state.fold(&Policy { machine_opens: policy, ..Policy::default() }, &KEY, &head) {
-            Verdict::Folded(decision) => short(&decision.calls),
-            verdict => panic!("{verdict:?}"),
-        }
+        let policy = Policy { machine_opens: policy, ..Policy::default() };
+        let Verdict::Folded(decision) = state.fold(&policy, &KEY, &head) else { panic!("{event}") };
+        short(&decision.calls)
     };
     assert_eq!(fold(1, drop, MachinePolicy::Flag), "");
     assert_eq!(fold(2, MachineCheck::told(true), MachinePolicy::Flag), "O");
