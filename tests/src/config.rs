@@ -69,6 +69,8 @@ pub struct Engagement {
     pub implied_open: bool,
     /// `click_per_open = "link"` instead of `"message"`.
     pub click_per_open_link: bool,
+    /// Further lines of the table, as they stand in the file.
+    pub lines: Vec<String>,
 }
 
 /// `[[workspaces.webhooks]]`.
@@ -151,6 +153,7 @@ fn render_workspace(workspace: &Workspace, endpoint: &str, lines: &mut Vec<Strin
     lines.push(format!("implied_open = {}", workspace.engagement.implied_open));
     let scope = if workspace.engagement.click_per_open_link { "link" } else { "message" };
     lines.push(format!("click_per_open = {scope:?}"));
+    lines.extend(workspace.engagement.lines.iter().cloned());
     for connection in &workspace.connections {
         lines.push("[[workspaces.connections]]".to_owned());
         lines.push(format!("id = {:?}", connection.id));

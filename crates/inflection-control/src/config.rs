@@ -1,5 +1,6 @@
 //! The configuration file.
 
+mod machine;
 mod read;
 mod secrets;
 mod webhooks;
@@ -9,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use inflection_domain::{CallKind, ConnectionId, InstallationId, InstallationKey, Policy, WorkspaceId};
+use inflection_domain::{CallKind, ConnectionId, InstallationId, InstallationKey, MachineRules, Policy, WorkspaceId};
 use inflection_segment::Endpoint;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
@@ -71,6 +72,8 @@ pub struct Workspace {
     pub ingest_limits: IngestLimits,
     /// How uniqueness is decided.
     pub policy: Policy,
+    /// How machines are told from people.
+    pub machine: MachineRules,
     /// Where its calls go.
     pub connections: Vec<Connection>,
     /// Where email service providers report to.
@@ -269,7 +272,8 @@ impl Config {
         let root = Table::root(&document, &mistakes);
         let installation = root.table("installation");
         let master = installation.as_ref().map_or(Master::Absent, Master::of);
-        let context = Context { master: &master, options };
+        let known = root.table("machine").map(machine::known).unwrap_or_default();
+        let context = Context { master: &master, options, known: &known };
         let config = Self {
             installation: installation.map(|table| read::installation(table, &master)).unwrap_or_default(),
             bus: root.table("bus").map(read::bus).unwrap_or_default(),

@@ -1,7 +1,9 @@
 //! From a decision to rendered items, under a connection's settings. Pure.
 
 use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
-use inflection_domain::{Body, Call, CallKind, EmailAddress, Hash128, Head, InstallationId, MessageId, members};
+use inflection_domain::{
+    Body, Call, CallKind, EmailAddress, Hash128, Head, InstallationId, MachineTimes, MessageId, members,
+};
 use inflection_segment::json::Object;
 use inflection_segment::{Call as SegmentCall, Invalid, Kind};
 use inflection_wire::Decided;
@@ -113,13 +115,21 @@ pub(crate) fn ids(item: &str) -> (Option<String>, Option<String>) {
 
 fn wants(connection: &Connection, call: &Call) -> bool {
     let listed = connection.calls.as_ref().is_none_or(|calls| calls.contains(&call.kind));
-    let repeat = matches!(call.kind, CallKind::EmailOpened | CallKind::LinkClicked) && call.unique != Some(true);
+    let repeat = is_raw(call.kind) && call.unique != Some(true);
     listed
         && match connection.uniqueness {
             Uniqueness::Events => true,
             Uniqueness::Flags => !call.kind.is_derived(),
             Uniqueness::FirstOnly => !call.kind.is_derived() && !repeat,
         }
+}
+
+/// Whether a call tells of every open or click.
+fn is_raw(kind: CallKind) -> bool {
+    matches!(
+        kind,
+        CallKind::EmailOpened | CallKind::LinkClicked | CallKind::EmailMachineOpened | CallKind::LinkMachineClicked
+    )
 }
 
 fn kind<'a>(naming: Naming, body: &'a Body<'_>, call: &Call) -> Kind<'a> {
@@ -137,7 +147,9 @@ fn kind<'a>(naming: Naming, body: &'a Body<'_>, call: &Call) -> Kind<'a> {
         | CallKind::LinkClicked
         | CallKind::UniqueLinkClick
         | CallKind::UniqueLinkClickPerUniqueOpen
-        | CallKind::EmailUnsubscribed => Kind::Track { event: event_name(naming, call.kind) },
+        | CallKind::EmailUnsubscribed
+        | CallKind::EmailMachineOpened
+        | CallKind::LinkMachineClicked => Kind::Track { event: event_name(naming, call.kind) },
     }
 }
 
@@ -279,6 +291,16 @@ fn write_page(object: &mut Object<'_>, body: &Body<'_>) {
     object.members(&body.properties);
 }
 
+/// Whether a machine did it, and why, by which rules. Times show what no fact shows by itself.
+fn write_machine(object: &mut Object<'_>, body: &Body<'_>, call: &Call) {
+    object.bool("is_machine", body.is_machine || call.machine.is_some());
+    let reason = call.machine.map(MachineTimes::name).or(body.machine_reason.as_deref());
+    object.text_if("machine_reason", reason);
+    if body.classifier_version > 0 {
+        object.text("classifier_version", &body.classifier_version.to_string());
+    }
+}
+
 fn write_track(
     object: &mut Object<'_>,
     connection: &Connection,
@@ -288,10 +310,14 @@ fn write_track(
     call: &Call,
 ) {
     let naming = connection.naming;
-    let opens = matches!(call.kind, CallKind::EmailOpened | CallKind::EmailUniqueOpens);
-    let clicks =
-        matches!(call.kind, CallKind::LinkClicked | CallKind::UniqueLinkClick | CallKind::UniqueLinkClickPerUniqueOpen);
-    let raw = matches!(call.kind, CallKind::EmailOpened | CallKind::LinkClicked);
+    let opens = matches!(call.kind, CallKind::EmailOpened | CallKind::EmailUniqueOpens | CallKind::EmailMachineOpened);
+    let clicks = matches!(
+        call.kind,
+        CallKind::LinkClicked
+            | CallKind::UniqueLinkClick
+            | CallKind::UniqueLinkClickPerUniqueOpen
+            | CallKind::LinkMachineClicked
+    );
     // Warehouses lose properties named like their own columns. Two documented ones are such; their mirrors survive.
     object.text("event", event);
     object.text_if("email_event", connection.warehouse_names.then_some(event));
@@ -313,9 +339,8 @@ fn write_track(
     if let Some(unique) = call.unique {
         object.bool(if opens { "is_unique_open" } else { "is_unique_click" }, unique);
     }
-    if raw {
-        object.bool("is_machine", body.is_machine);
-        object.text_if("machine_reason", body.machine_reason.as_deref());
+    if is_raw(call.kind) {
+        write_machine(object, body, call);
     }
     object.text_if("open_source", call.open_source.map(inflection_domain::OpenSource::name));
     if call.kind == CallKind::EmailBounced {

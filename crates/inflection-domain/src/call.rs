@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{ConnectionId, Hash128, InstallationId, WorkspaceId};
+use crate::{ConnectionId, Hash128, InstallationId, MachineTimes, WorkspaceId};
 
 /// What Segment is told: the nine documented events, the sender's own tracks, and the calls that are no track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,11 +35,15 @@ pub enum CallKind {
     CustomTrack,
     /// A screen call.
     Screen,
+    /// `Email Machine Opened`, as Segment Engage calls it
+    EmailMachineOpened,
+    /// `Link Machine Clicked`
+    LinkMachineClicked,
 }
 
 impl CallKind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::EmailDelivered,
         Self::EmailOpened,
         Self::EmailUniqueOpens,
@@ -54,9 +58,12 @@ impl CallKind {
         Self::Group,
         Self::CustomTrack,
         Self::Screen,
+        Self::EmailMachineOpened,
+        Self::LinkMachineClicked,
     ];
 
-    /// The name of an event at Segment, literally as Inflection documents it; `None` for calls that are none of the nine.
+    /// The name of an event at Segment, literally as Inflection documents it; `None` for calls that are none of the nine, nor
+    /// of the two that take the place of raw ones where machines are told apart (`MachinePolicy::Separate`).
     #[must_use]
     pub fn event_name(self) -> Option<&'static str> {
         Some(match self {
@@ -69,6 +76,8 @@ impl CallKind {
             Self::UniqueLinkClick => "Unique Link Click",
             Self::UniqueLinkClickPerUniqueOpen => "Unique Link Click per Unique Open",
             Self::EmailUnsubscribed => "Email Unsubscribed",
+            Self::EmailMachineOpened => "Email Machine Opened",
+            Self::LinkMachineClicked => "Link Machine Clicked",
             Self::Identify | Self::Page | Self::Group | Self::CustomTrack | Self::Screen => return None,
         })
     }
@@ -91,6 +100,8 @@ impl CallKind {
             Self::Group => "group",
             Self::CustomTrack => "custom_track",
             Self::Screen => "screen",
+            Self::EmailMachineOpened => "email_machine_opened",
+            Self::LinkMachineClicked => "link_machine_clicked",
         }
     }
 
@@ -103,7 +114,7 @@ impl CallKind {
 
 /// Names of the properties we write ourselves. A sender's own value under one of them would shadow or be shadowed, so it
 /// is refused; the first ten are Inflection's documented ones.
-pub const OUR_PROPERTIES: [&str; 23] = [
+pub const OUR_PROPERTIES: [&str; 24] = [
     "event",
     "userId",
     "email_id",
@@ -118,6 +129,7 @@ pub const OUR_PROPERTIES: [&str; 23] = [
     "prospect_id",
     "is_machine",
     "machine_reason",
+    "classifier_version",
     "bounce_class",
     "bounce_reason",
     "open_source",
@@ -189,6 +201,8 @@ pub struct Call {
     pub links: bool,
     /// `is_unique_open` or `is_unique_click`, where the event has one.
     pub unique: Option<bool>,
+    /// What times showed of a raw open or click: then it is a machine's, whatever its body says.
+    pub machine: Option<MachineTimes>,
     /// `open_source`, on unique opens.
     pub open_source: Option<OpenSource>,
     /// The link of an earlier click, on a per-unique-open event that an open completed.
@@ -199,7 +213,7 @@ impl Call {
     /// A call without flags.
     #[must_use]
     pub fn plain(kind: CallKind, key: CallKey) -> Self {
-        Self { kind, key, links: false, unique: None, open_source: None, link_url: None }
+        Self { kind, key, links: false, unique: None, machine: None, open_source: None, link_url: None }
     }
 }
 
@@ -278,6 +292,6 @@ mod tests {
         let keys: std::collections::HashSet<CallKey> =
             CallKind::ALL.iter().map(|kind| CallKey::new(*kind, &[b"x"])).collect();
         assert_eq!(keys.len(), CallKind::ALL.len());
-        assert_eq!(CallKind::ALL.iter().filter_map(|kind| kind.event_name()).count(), 9);
+        assert_eq!(CallKind::ALL.iter().filter_map(|kind| kind.event_name()).count(), 9 + 2);
     }
 }

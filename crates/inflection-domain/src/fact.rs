@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{EmailAddress, EventId, Hash128, PersonId, Timestamp, UserId, WorkspaceId};
+use crate::{EmailAddress, EventId, Hash128, MachineCheck, PersonId, Timestamp, UserId, WorkspaceId};
 
 /// What kind of fact it is: the nine types that `POST /v1/events` takes, and two that only Segment's own SDKs send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,7 +146,7 @@ impl LinkKind {
 }
 
 /// Which mail a fact is about, and how surely that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MailRef {
     /// The delivery key `D`: workspace, campaign run, email and person.
     pub key: Hash128,
@@ -175,7 +175,7 @@ fn part(text: Option<&str>) -> [&[u8]; 2] {
 }
 
 /// A clicked link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkRef {
     /// The link key `L`, unique within one mail.
     pub key: u64,
@@ -197,7 +197,7 @@ impl LinkRef {
 
 /// What the fold needs of a fact, and nothing more: keys instead of texts, so that the identity stage neither hashes
 /// nor copies what it only passes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Head {
     /// Whose fact it is.
     pub workspace: WorkspaceId,
@@ -217,8 +217,8 @@ pub struct Head {
     pub link: Option<LinkRef>,
     /// What the link is for.
     pub link_kind: LinkKind,
-    /// Whether a machine did it.
-    pub machine: bool,
+    /// Whether a machine did it, of opens and clicks, and what to do then.
+    pub machine: MachineCheck,
     /// Class of a bounce.
     pub bounce_class: BounceClass,
     /// Key of an unsubscribe's scope (all mail, one list).
@@ -267,6 +267,8 @@ pub struct Body<'a> {
     pub link_kind: LinkKind,
     pub is_machine: bool,
     pub machine_reason: Option<Cow<'a, str>>,
+    /// Version of the rules by which it was judged whether a machine did it; 0: nobody judged, or the sender said it.
+    pub classifier_version: u32,
     pub bounce_class: Option<BounceClass>,
     pub bounce_reason: Option<Cow<'a, str>>,
     pub unsubscribe_scope: Option<Cow<'a, str>>,
@@ -310,6 +312,7 @@ impl Body<'_> {
             link_kind: LinkKind::Content,
             is_machine: false,
             machine_reason: None,
+            classifier_version: 0,
             bounce_class: None,
             bounce_reason: None,
             unsubscribe_scope: None,
@@ -340,6 +343,7 @@ impl Body<'_> {
             email: self.email,
             link_kind: self.link_kind,
             is_machine: self.is_machine,
+            classifier_version: self.classifier_version,
             bounce_class: self.bounce_class,
             email_id: owned(self.email_id),
             campaign_id: owned(self.campaign_id),

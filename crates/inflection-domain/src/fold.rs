@@ -1,20 +1,15 @@
 //! The fold: *(state, fact) → (state′, decision)*. Uniqueness and identity are decided here and nowhere else.
 
+mod timing;
+
 use crate::call::CallKey;
 use crate::state::{LinkClick, Mail, Mark, PartitionState, Person};
-use crate::{BounceClass, Call, CallKind, FactKind, Hash128, Head, InstallationKey, LinkKind, OpenSource, UserId};
+use crate::{
+    BounceClass, Call, CallKind, FactKind, Hash128, Head, InstallationKey, LinkKind, MachinePolicy, MachineSignal,
+    OpenSource, UserId,
+};
 
-/// What to do with opens or clicks of machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MachinePolicy {
-    /// Told with `is_machine`, never counted as unique.
-    #[default]
-    Flag,
-    /// Counted as a person's.
-    Include,
-    /// Not told at all.
-    Drop,
-}
+pub use timing::Released;
 
 /// What `Unique Link Click per Unique Open` happens once for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,9 +28,9 @@ pub struct Policy {
     pub implied_open: bool,
     /// Scope of the third derived event.
     pub click_per_open: ClickPerOpen,
-    /// Machine opens.
+    /// Machine opens, of facts that do not say it themselves ([`crate::MachineCheck::policy`]).
     pub machine_opens: MachinePolicy,
-    /// Machine clicks.
+    /// Machine clicks, likewise.
     pub machine_clicks: MachinePolicy,
 }
 
@@ -61,6 +56,9 @@ pub struct Decision {
     pub conflict: bool,
     /// An open after a hard bounce: a forwarder, or a wrong bounce.
     pub contradiction: bool,
+    /// The fact is a click to be held: the caller passes it to [`PartitionState::hold`] before it folds the next fact. The
+    /// calls of this decision are what it made known of its person.
+    pub held: bool,
 }
 
 impl PartitionState {
@@ -81,9 +79,14 @@ impl PartitionState {
         let told = &mut decision;
         match head.kind {
             FactKind::EmailOpened => self.fold_open(policy, head, told),
-            FactKind::LinkClicked => self.fold_click(policy, head, told),
+            FactKind::LinkClicked if self.holds(head) => told.held = true,
+            FactKind::LinkClicked => {
+                let burst = self.note_click(head);
+                self.fold_click(policy, head, burst, told);
+            }
             FactKind::EmailDelivered => {
-                self.fold_once_a_mail(head, CallKind::EmailDelivered, b"", |mail| mail.mark(Mark::Delivered), told);
+                let first = |mail: &mut Mail| mail.deliver(head.occurred_at);
+                self.fold_once_a_mail(head, CallKind::EmailDelivered, b"", first, told);
             }
             FactKind::EmailReportedAsSpam => {
                 self.fold_once_a_mail(head, CallKind::EmailReportedAsSpam, b"", |mail| mail.mark(Mark::Spam), told);
@@ -133,7 +136,14 @@ impl PartitionState {
     }
 
     fn fold_open(&mut self, policy: &Policy, head: &Head, decision: &mut Decision) {
-        let counted = !head.machine || policy.machine_opens == MachinePolicy::Include;
+        if head.machine.signal == MachineSignal::Prefetched {
+            return;
+        }
+        let found = self.times_of_open(head);
+        let machine = head.machine.signal == MachineSignal::Machine || found.is_some();
+        let machines = head.machine.policy.unwrap_or(policy.machine_opens);
+        let counted = !machine || machines == MachinePolicy::Include;
+        let kind = told_as(CallKind::EmailOpened, CallKind::EmailMachineOpened, machine, machines);
         let (key, me) = (head.mail.key, head.event.high());
         self.change_mail(key, |mail| {
             decision.contradiction = mail.has_bounced(BounceClass::Hard);
@@ -147,10 +157,9 @@ impl PartitionState {
             if counted && first {
                 mail.win_open(me);
             }
-            if counted || policy.machine_opens == MachinePolicy::Flag {
-                let unique = counted && mail.open_winner() == Some(me);
-                decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::EmailOpened, head) });
-            }
+            let unique = counted && mail.open_winner() == Some(me);
+            let call = kind.map(|kind| Call { unique: Some(unique), machine: found, ..raw(kind, head) });
+            decision.calls.extend(call);
             // A machine's pixel is an open only once a person's click proves it.
             if first && (counted || !mail.clicks().is_empty()) {
                 unique_open(mail, key, source, decision);
@@ -162,14 +171,18 @@ impl PartitionState {
         });
     }
 
-    fn fold_click(&mut self, policy: &Policy, head: &Head, decision: &mut Decision) {
-        let counted = (!head.machine || policy.machine_clicks == MachinePolicy::Include)
+    /// Decides a click of which it is known whether it was part of a burst.
+    fn fold_click(&mut self, policy: &Policy, head: &Head, burst: bool, decision: &mut Decision) {
+        let found = self.times_of_click(head, burst);
+        let machine = head.machine.signal == MachineSignal::Machine || found.is_some();
+        let machines = head.machine.policy.unwrap_or(policy.machine_clicks);
+        let counted = (!machine || machines == MachinePolicy::Include)
             && head.link_kind == LinkKind::Content
             && head.link.is_some();
-        let dropped = head.machine && policy.machine_clicks == MachinePolicy::Drop;
+        let kind = told_as(CallKind::LinkClicked, CallKind::LinkMachineClicked, machine, machines);
+        let click = |unique| kind.map(|kind| Call { unique: Some(unique), machine: found, ..raw(kind, head) });
         let Some(link) = head.link.as_ref().filter(|_| counted) else {
-            let call = Call { unique: Some(false), ..raw(CallKind::LinkClicked, head) };
-            decision.calls.extend((!dropped).then_some(call));
+            decision.calls.extend(click(false));
             return;
         };
         let (key, me) = (head.mail.key, head.event.high());
@@ -180,7 +193,7 @@ impl PartitionState {
                 mail.click(LinkClick { link: link.key, winner: me });
             }
             let unique = first_on_link || winner == Some(me);
-            decision.calls.push(Call { unique: Some(unique), ..raw(CallKind::LinkClicked, head) });
+            decision.calls.extend(click(unique));
 
             let machine_open = mail.is(Mark::MachineOpen);
             if mail.unique_open().is_none() && (machine_open || policy.implied_open) {
@@ -216,6 +229,15 @@ impl PartitionState {
             let key = CallKey::new(kind, &[&head.mail.key.to_bytes(), part]);
             decision.calls.push(Call::plain(kind, key));
         }
+    }
+}
+
+/// What an open or click is told as, if it is told.
+fn told_as(kind: CallKind, of_machines: CallKind, machine: bool, machines: MachinePolicy) -> Option<CallKind> {
+    match machines {
+        MachinePolicy::Drop if machine => None,
+        MachinePolicy::Separate if machine => Some(of_machines),
+        MachinePolicy::Flag | MachinePolicy::Include | MachinePolicy::Drop | MachinePolicy::Separate => Some(kind),
     }
 }
 

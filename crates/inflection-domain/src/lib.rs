@@ -23,14 +23,17 @@ pub use address::{EmailAddress, InvalidAddress};
 pub use alias::{Alias, AliasUse};
 pub use call::{Call, CallKey, CallKind, MessageId, OUR_PROPERTIES, OpenSource};
 pub use fact::{Body, BounceClass, Fact, FactKind, Head, LinkKind, LinkRef, MailRef};
-pub use fold::{ClickPerOpen, Decision, MachinePolicy, Policy, Verdict};
+pub use fold::{ClickPerOpen, Decision, Policy, Released, Verdict};
 pub use hash::Hash128;
 pub use ids::{
     ConnectionId, EventId, InstallationId, InstallationKey, InvalidId, PersonId, UserId, WorkspaceId,
     is_blocked_user_id, is_placeholder,
 };
-pub use machine::classify_open;
+pub use machine::{
+    CLASSIFIER_VERSION, Engaged, Judgement, KnownMachines, MachineCheck, MachinePolicy, MachineRules, MachineSignal,
+    MachineTimes, MachineTiming, Networks, Traces,
+};
 pub use partition::{Partition, PartitionCount};
-pub use state::{Changes, Delivery, LinkClick, PartitionState, PendingLink, Person, Restore};
+pub use state::{Changes, Delivery, HeldClick, LinkClick, PartitionState, PendingLink, Person, RecentClicks, Restore};
 pub use suppression::{OrderKind, PersonOrder, Tombstone};
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -8,6 +8,7 @@
 //! touched all at once (`shards`).
 
 mod export;
+mod held;
 mod mail;
 mod seen;
 mod shards;
@@ -18,6 +19,8 @@ use std::collections::BTreeSet;
 use crate::{BounceClass, Hash128, OpenSource, Timestamp, Tombstone, UserId};
 
 pub use export::Restore;
+use held::Held;
+pub use held::{HeldClick, RecentClicks};
 pub(crate) use mail::{Mail, Mark};
 use seen::Seen;
 use shards::Shards;
@@ -54,6 +57,8 @@ pub struct Delivery {
     pub day: u32,
     /// Whether `Email Delivered` was told.
     pub delivered: bool,
+    /// When it was delivered, in units of 10 ms modulo 2^32; 0 when that is not known.
+    pub delivered_at: u32,
     /// Whether `Email Reported as Spam` was told.
     pub spam: bool,
     /// Whether a machine opened the mail.
@@ -98,6 +103,14 @@ pub struct Changes {
     pub forgotten_persons: Vec<Hash128>,
     /// Keys of mails that were erased.
     pub forgotten_mails: Vec<Hash128>,
+    /// The receive time that holds of clicks are measured by.
+    pub clock: Timestamp,
+    /// Clicks that are held now, by the number of their arrival.
+    pub held: Vec<(u64, HeldClick)>,
+    /// Numbers of clicks that are held no more.
+    pub released: Vec<u64>,
+    /// The last links of mails, by delivery key.
+    pub recent: Vec<(Hash128, RecentClicks)>,
 }
 
 /// The state of one partition.
@@ -109,6 +122,10 @@ pub struct PartitionState {
     mails: Shards<Hash128, Mail>,
     /// Whose facts are dropped: at most [`Tombstone::COUNT_MAX`].
     tombstones: BTreeSet<Tombstone>,
+    /// The receive time that holds are measured by; see [`PartitionState::tick`].
+    clock: Timestamp,
+    /// Bounded by [`PartitionState::HELD_BYTES_MAX`] and [`PartitionState::RECENT_MAX`].
+    held: Held,
     /// What persons and mails hold outside their maps.
     heap_bytes: usize,
     new_seen: Vec<Hash128>,
@@ -116,6 +133,8 @@ pub struct PartitionState {
     touched_persons: Vec<Hash128>,
     touched_mails: Vec<Hash128>,
     touched_tombstones: BTreeSet<Tombstone>,
+    touched_held: BTreeSet<u64>,
+    touched_recent: Vec<Hash128>,
     changes_bytes: usize,
 }
 
@@ -169,7 +188,7 @@ impl PartitionState {
         let keys = self.new_seen.capacity() + self.touched_persons.capacity() + self.touched_mails.capacity();
         let maps = self.seen.bytes() + self.persons.bytes() + self.mails.bytes();
         let tombstones = self.tombstones.len() * size_of::<Tombstone>();
-        size_of::<Self>() + keys * size_of::<Hash128>() + maps + tombstones + self.heap_bytes
+        size_of::<Self>() + keys * size_of::<Hash128>() + maps + tombstones + self.heap_bytes + self.held.bytes()
     }
 
     /// Remembers an event key; `false` when it was known.
@@ -185,6 +204,11 @@ impl PartitionState {
     /// The user a person is.
     pub(crate) fn user(&self, person: Hash128) -> Option<&UserId> {
         self.persons.of(person).get(&person).map(|Person::Known(user)| user)
+    }
+
+    /// What is remembered of a mail, unless it has expired.
+    pub(crate) fn mail(&self, key: Hash128) -> Option<&Mail> {
+        self.mails.of(key).get(&key).filter(|mail| !mail.has_expired(self.log_time.day()))
     }
 
     pub(crate) fn change_person(&mut self, key: Hash128, person: Person) {
@@ -259,6 +283,16 @@ impl PartitionState {
         let touched = std::mem::take(&mut self.touched_tombstones);
         (changes.suppressed, changes.lifted) =
             touched.into_iter().partition(|tombstone| self.tombstones.contains(tombstone));
+        changes.clock = self.clock;
+        for number in std::mem::take(&mut self.touched_held) {
+            match self.held.get(number) {
+                Some(click) => changes.held.push((number, click.clone())),
+                None => changes.released.push(number),
+            }
+        }
+        // What was touched and is not there is too old by now, and will be wherever these changes are applied.
+        let recent = drain_distinct(&mut self.touched_recent);
+        changes.recent = recent.filter_map(|mail| Some((mail, self.held.recent(mail)?.clone()))).collect();
         changes
     }
 
@@ -275,6 +309,12 @@ impl PartitionState {
             self.tombstones.remove(tombstone);
         }
         self.tombstones.extend(changes.suppressed);
+        self.tick(changes.clock);
+        for number in changes.released {
+            self.held.take(number);
+        }
+        changes.held.into_iter().for_each(|(number, click)| self.held.put(number, click));
+        changes.recent.into_iter().for_each(|(mail, recent)| self.held.put_recent(mail, recent));
     }
 }
 

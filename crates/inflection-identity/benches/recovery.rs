@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use inflection_bus::{Bus, EmbeddedConfig, Expected, Log};
 use inflection_control::Directory;
 use inflection_domain::{
-    Body, Delivery, EventId, Fact, FactKind, Hash128, Head, InstallationKey, LinkClick, LinkKind, MailRef, OpenSource,
-    PartitionCount, PartitionState, Person, PersonId, Timestamp, UserId, WorkspaceId,
+    Body, Delivery, EventId, Fact, FactKind, Hash128, Head, InstallationKey, LinkClick, LinkKind, MachineCheck,
+    MailRef, OpenSource, PartitionCount, PartitionState, Person, PersonId, Timestamp, UserId, WorkspaceId,
 };
 use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ownership::Shares;
@@ -133,7 +133,7 @@ fn event() -> Outcome<bytes::Bytes> {
         mail: MailRef::new(person_key, Some("run"), Some("mail"), None),
         link: None,
         link_kind: LinkKind::Content,
-        machine: false,
+        machine: MachineCheck::default(),
         bounce_class: inflection_domain::BounceClass::default(),
         scope: 0,
         has_traits: false,

@@ -12,6 +12,8 @@ pub struct IdentityMetrics {
     pub(crate) contradictions: Counter,
     pub(crate) undecodable: Counter,
     pub(crate) suppressed: Counter,
+    pub(crate) held: Counter,
+    pub(crate) time_marks: Counter,
     pub(crate) messages: Counter,
     pub(crate) fenced: Counter,
     pub(crate) append_seconds: Histogram,
@@ -37,6 +39,9 @@ impl IdentityMetrics {
             undecodable: registry.counter("inflection_identity_events_undecodable", "Events that could not be read"),
             suppressed: registry
                 .counter("inflection_identity_facts_suppressed", "Facts of suppressed persons, dropped"),
+            held: registry.counter("inflection_identity_clicks_held", "Clicks held to be judged with later ones"),
+            time_marks: registry
+                .counter("inflection_identity_time_marks", "Time marks appended so that held clicks are let go"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
             state_keys: registry

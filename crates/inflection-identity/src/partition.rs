@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
-use inflection_domain::{InstallationKey, Partition, PartitionState};
+use inflection_domain::{InstallationKey, Partition, PartitionState, Timestamp};
 use inflection_telemetry::Gauge;
-use inflection_wire::{DecisionBatch, DecodeError, Snapshot};
+use inflection_wire::{DecisionBatch, DecodeError, Snapshot, event_batch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::IdentityMetrics;
@@ -25,6 +25,9 @@ const OUTPUT_BYTES: usize = 512 * 1024;
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before an append is tried again.
 const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Shortest wait between two time marks of a partition.
+const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// Wait after another owner has written, before the state is read anew.
 const FENCED_WAIT: Duration = Duration::from_millis(500);
@@ -202,14 +205,21 @@ impl Worker {
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
         let size = StateSize::of(self.partition.index(), &self.metrics);
         size.set(step.state());
+        let mut marked: Option<Instant> = None;
         loop {
             if inputs.is_empty() {
+                let mark_at = mark_at(&step, marked);
                 let through = step.position().through;
                 let messages = tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
                     messages = reader.next(INPUT_BYTES_MAX) => Some(messages?),
                     () = tokio::time::sleep_until(purge_at.into()), if purged < through => None,
+                    () = sleep_until(mark_at), if mark_at.is_some() => {
+                        marked = Some(Instant::now());
+                        self.mark_time().await;
+                        continue;
+                    }
                 };
                 match messages {
                     Some(messages) => {
@@ -244,6 +254,7 @@ impl Worker {
             self.metrics.contradictions.add(counts.contradictions);
             self.metrics.undecodable.add(counts.undecodable);
             self.metrics.suppressed.add(counts.suppressed);
+            self.metrics.held.add(counts.held);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
                 (purged, purge_at) = self.tidy(&step, purged, &size).await;
@@ -319,6 +330,18 @@ impl Worker {
         }
     }
 
+    /// Moves the log's own time on, by a message without events: nothing else lets held clicks go when nothing else comes.
+    /// It stands in the log like everything that is decided by, so whoever reads it again decides the same. Two owners that
+    /// both append one do no harm, and neither does failing: it is tried again.
+    async fn mark_time(&self) {
+        match self.bus.append(&self.events, None, event_batch(now(), &[])).await {
+            Ok(_) => self.metrics.time_marks.add(1),
+            Err(error) => {
+                tracing::warn!(partition = self.partition.index(), %error, "held clicks wait for the bus");
+            }
+        }
+    }
+
     /// Deletes consumed input and measures the state. Gives up to where input is deleted, and when this is due again.
     async fn tidy(&self, step: &Step, purged: u64, size: &StateSize) -> (u64, Instant) {
         let purged = self.purge(step.position().through, purged).await;
@@ -339,4 +362,24 @@ impl Worker {
             }
         }
     }
+}
+
+/// When the next time mark is due, if a click is held: when the first is to be let go by the wall clock, which is the clock
+/// that ingest gives messages their time by. Other messages may let it go before.
+fn mark_at(step: &Step, marked: Option<Instant>) -> Option<Instant> {
+    let wait = step.state().next_release()?.as_ms() - now().as_ms();
+    let due = Instant::now() + Duration::from_millis(u64::try_from(wait).unwrap_or(0));
+    Some(marked.map_or(due, |marked| due.max(marked + MARK_EVERY)))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+/// The wall clock, as ingest reads it.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

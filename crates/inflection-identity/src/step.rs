@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use inflection_domain::{Hash128, PartitionState, PersonOrder, Timestamp, Verdict, WorkspaceId};
+use inflection_domain::{
+    Decision, Hash128, Head, PartitionState, PersonOrder, Released, Timestamp, Verdict, WorkspaceId,
+};
 use inflection_wire::{
     Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
 };
@@ -52,6 +54,7 @@ pub(crate) struct Counts {
     pub(crate) contradictions: u64,
     pub(crate) undecodable: u64,
     pub(crate) suppressed: u64,
+    pub(crate) held: u64,
 }
 
 impl Input {
@@ -141,6 +144,18 @@ impl Step {
         self.state.advance(latest);
         let (mut decisions, mut counts, mut bytes) = (Vec::new(), Counts::default(), 0);
         while let Some(input) = inputs.front_mut() {
+            // By the message and not by the step: holds end at the same place of the log however it is read.
+            self.state.tick(input.received_at);
+            while bytes + self.state.changes_bytes() < bytes_max {
+                let Some(released) = self.release(policies, &mut counts) else { break };
+                if let Some(decided) = released {
+                    bytes += size(&decided);
+                    decisions.push(decided);
+                }
+            }
+            if self.state.has_due() {
+                break;
+            }
             let orders = std::mem::take(&mut input.orders);
             // An owner before us that has consumed some of its events has obeyed.
             if self.position.events == 0 {
@@ -171,6 +186,27 @@ impl Step {
             totals: self.totals.values().cloned().collect(),
         };
         Some((batch, counts))
+    }
+
+    /// Decides the next held click whose time has come, if there is one.
+    fn release(&mut self, policies: &Policies, counts: &mut Counts) -> Option<Option<Decided>> {
+        let Released { head, body, verdict } =
+            self.state.release(|workspace| policies.get(workspace), &policies.key)?;
+        let workspace = head.workspace.clone();
+        let totals = self.totals.entry(workspace.clone()).or_insert_with(|| WorkspaceTotals::new(workspace));
+        totals.held = totals.held.saturating_sub(1);
+        Some(match verdict {
+            Verdict::Folded(decision) => {
+                counts.folded += 1;
+                totals.folded += 1;
+                told(head, body.into_vec().into(), decision, totals, counts)
+            }
+            Verdict::Suppressed | Verdict::Duplicate => {
+                counts.suppressed += 1;
+                totals.suppressed += 1;
+                None
+            }
+        })
     }
 
     fn unknown(&mut self) -> &mut WorkspaceTotals {
@@ -211,25 +247,42 @@ impl Step {
             }
             Verdict::Folded(decision) => decision,
         };
-        let calls = decision.calls.len() as u64;
-        totals.folded += 1;
-        totals.calls += calls;
-        totals.identity_conflicts += u64::from(decision.conflict);
-        totals.contradictions += u64::from(decision.contradiction);
-        counts.folded += 1;
-        counts.calls += calls;
-        counts.conflicts += u64::from(decision.conflict);
-        counts.contradictions += u64::from(decision.contradiction);
-        // A fact without calls leaves its trace in the state and the totals only.
-        (calls > 0).then_some(Decided {
-            workspace: head.workspace,
-            occurred_at: head.occurred_at,
-            user: decision.user,
-            calls: decision.calls,
-            body,
-            person: Some(head.person),
-        })
+        if decision.held {
+            // It is counted as folded when it is decided.
+            totals.held += 1;
+            counts.held += 1;
+            self.state.hold(&head, &body);
+        } else {
+            totals.folded += 1;
+            counts.folded += 1;
+        }
+        told(head, body, decision, totals, counts)
     }
+}
+
+/// Counts what a decision tells, and gives it. A fact without calls leaves its trace in the state and the totals only.
+fn told(
+    head: Head,
+    body: Bytes,
+    decision: Decision,
+    totals: &mut WorkspaceTotals,
+    counts: &mut Counts,
+) -> Option<Decided> {
+    let calls = decision.calls.len() as u64;
+    totals.calls += calls;
+    totals.identity_conflicts += u64::from(decision.conflict);
+    totals.contradictions += u64::from(decision.contradiction);
+    counts.calls += calls;
+    counts.conflicts += u64::from(decision.conflict);
+    counts.contradictions += u64::from(decision.contradiction);
+    (calls > 0).then_some(Decided {
+        workspace: head.workspace,
+        occurred_at: head.occurred_at,
+        user: decision.user,
+        calls: decision.calls,
+        body,
+        person: Some(head.person),
+    })
 }
 
 fn by_workspace(totals: Vec<WorkspaceTotals>) -> BTreeMap<WorkspaceId, WorkspaceTotals> {

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use inflection_bus::{Bus, EmbeddedConfig};
 use inflection_control::{IngestLimits, Secret, Webhook, Workspace};
-use inflection_domain::{InstallationKey, PartitionCount, Policy, WorkspaceId};
+use inflection_domain::{InstallationKey, MachineRules, PartitionCount, Policy, WorkspaceId};
 use inflection_telemetry::Registry;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,7 @@ impl Desk {
             ingest_events_per_second: None,
             ingest_limits: IngestLimits::default(),
             policy: Policy::default(),
+            machine: MachineRules::default(),
             connections: Vec::new(),
             webhooks,
         };

@@ -269,14 +269,15 @@ fn is_envelope(reader: &Reader<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use inflection_domain::{InstallationKey, Timestamp, WorkspaceId};
+    use inflection_domain::{InstallationKey, MachineRules, Timestamp, WorkspaceId};
 
     use super::*;
 
     fn taken(body: &str, layout: Layout) -> Result<Taken<'_>, (Code, Vec<serde_json::Value>)> {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
         let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
-        let context = Context { workspace: &workspace, key: &key, now };
+        let machine = MachineRules::default();
+        let context = Context { workspace: &workspace, key: &key, now, machine: &machine };
         take(body.as_bytes(), layout, Priority::Live, context, &|_, connection| {
             connection.is_none_or(|name| name == "prod")
         })

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
-    InvalidId, InvalidTimestamp, LinkKind, LinkRef, MailRef, OUR_PROPERTIES, PersonId, Timestamp, UserId, WorkspaceId,
-    classify_open, is_blocked_user_id, is_placeholder,
+    InvalidId, InvalidTimestamp, LinkKind, LinkRef, MachineCheck, MachineRules, MailRef, OUR_PROPERTIES, PersonId,
+    Timestamp, UserId, WorkspaceId, is_blocked_user_id, is_placeholder,
 };
 
 use crate::answer::Code;
 use crate::input::Input;
 use crate::json::{Fault, Reader, Value};
+use crate::machine::{self, Who};
 
 /// Most bytes of one event as written.
 pub(crate) const EVENT_BYTES_MAX: usize = 32 * 1024;
@@ -46,6 +47,7 @@ pub(crate) struct Context<'a> {
     pub(crate) workspace: &'a WorkspaceId,
     pub(crate) key: &'a InstallationKey,
     pub(crate) now: Timestamp,
+    pub(crate) machine: &'a MachineRules,
 }
 
 impl Context<'_> {
@@ -116,29 +118,20 @@ pub(crate) fn complete<'a>(
     if kind == FactKind::LinkClicked && texts.email_link_url.is_none() {
         return Err(Rejection::new(Code::MissingField, "email_link_url is required for a click"));
     }
-    let user_agent = text("user_agent", input.user_agent.take())?;
-    let ip = text("ip", input.ip.take())?;
-    let claimed = flag("is_machine", input.is_machine.as_ref())?;
-    let reason =
-        if claimed.is_none() && kind == FactKind::EmailOpened { classify_open(user_agent.as_deref()) } else { None };
+    let who = Who::read(&mut input)?;
+    let judged = machine::judge(kind, &who, texts.provider.is_some(), context.machine);
     let event_id = match &input.id {
         Some(value) => event_id(value)?,
-        None => derived_id(
-            kind,
-            outline.occurred_at,
-            &identity,
-            &texts,
-            [user_agent.as_deref(), ip.as_deref(), claimed.map(|machine| if machine { "machine" } else { "human" })],
-            [&outline.properties, &outline.traits],
-        ),
+        None => derived_id(kind, outline.occurred_at, &identity, &texts, &who, [&outline.properties, &outline.traits]),
     };
     let body = Body {
         event_id,
         person: identity.person,
         routed_by_address: false,
         email: identity.email,
-        is_machine: claimed.unwrap_or(reason.is_some()),
-        machine_reason: reason.map(Cow::Borrowed),
+        is_machine: judged.is_machine,
+        machine_reason: judged.reason.map(Cow::Borrowed),
+        classifier_version: judged.classifier_version,
         bounce_class: (kind == FactKind::EmailBounced)
             .then(|| texts.bounce_class.as_deref().map(BounceClass::from_name).unwrap_or_default()),
         email_id: texts.email_id,
@@ -165,7 +158,7 @@ pub(crate) fn complete<'a>(
         context: outline.context,
         integrations: outline.integrations,
     };
-    let fact = assemble(kind, outline.occurred_at, identity.user, body, context.workspace);
+    let fact = assemble(kind, outline.occurred_at, identity.user, body, judged.check, context.workspace);
     fits_an_item(input.bytes, &fact)?;
     Ok(fact)
 }
@@ -176,6 +169,7 @@ fn assemble<'a>(
     occurred_at: Timestamp,
     user: Option<UserId>,
     body: Body<'a>,
+    machine: MachineCheck,
     workspace: &WorkspaceId,
 ) -> Fact<'a> {
     let person = Head::person_key(workspace, &body.person);
@@ -194,7 +188,7 @@ fn assemble<'a>(
         ),
         link: body.email_link_url.as_deref().map(|url| LinkRef::new(body.link_id.as_deref(), url)),
         link_kind: body.link_kind,
-        machine: body.is_machine,
+        machine,
         bounce_class: body.bounce_class.unwrap_or_default(),
         // Nothing else is told apart by it.
         scope: if kind == FactKind::EmailUnsubscribed { Head::scope_key(body.unsubscribe_scope.as_deref()) } else { 0 },
@@ -364,7 +358,7 @@ fn derived_id(
     at: Timestamp,
     identity: &Identity,
     texts: &Texts<'_>,
-    seen: [Option<&str>; 3],
+    who: &Who<'_>,
     members: [&str; 2],
 ) -> EventId {
     let Texts {
@@ -413,8 +407,9 @@ fn derived_id(
     let mut parts: Vec<&[u8]> =
         vec![kind.name().as_bytes(), &time, identity.person.as_str().as_bytes(), user.as_bytes(), email.as_bytes()];
     parts.extend(texts.iter().map(|text| text.as_deref().unwrap_or_default().as_bytes()));
-    parts.extend(seen.iter().map(|text| text.unwrap_or_default().as_bytes()));
+    parts.extend(who.parts().iter().map(|text| text.as_bytes()));
     parts.extend(members.iter().map(|text| text.as_bytes()));
+    parts.extend(who.later_parts().map(str::as_bytes));
     let id = format!("content-{}", Hash128::of("event content", &parts));
     EventId::new(id).unwrap_or_else(|_| unreachable_id())
 }
@@ -511,7 +506,7 @@ pub(crate) fn text<'a>(field: &str, value: Option<Value<'a>>) -> Result<Option<C
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-fn flag(field: &str, value: Option<&Value<'_>>) -> Result<Option<bool>, Rejection> {
+pub(crate) fn flag(field: &str, value: Option<&Value<'_>>) -> Result<Option<bool>, Rejection> {
     match value {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),

@@ -11,7 +11,7 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use inflection_control::{Provider, Secret, Webhook};
-use inflection_domain::{Fact, InstallationKey, Timestamp, WorkspaceId};
+use inflection_domain::{Fact, InstallationKey, MachineRules, Timestamp, WorkspaceId};
 use inflection_wire::{EventBatch, EventChunk, encode_event, event_batch};
 
 use crate::fact::Context;
@@ -122,7 +122,8 @@ fn now() -> Timestamp {
 fn with_context(check: impl FnOnce(Context<'_>)) {
     let Ok(workspace) = WorkspaceId::new("acme") else { return };
     let key = InstallationKey::new([1; 32]);
-    check(Context { workspace: &workspace, key: &key, now: now() });
+    let machine = MachineRules::default();
+    check(Context { workspace: &workspace, key: &key, now: now(), machine: &machine });
 }
 
 /// Identity must be able to read all that ingest takes: it cannot ask the sender again.

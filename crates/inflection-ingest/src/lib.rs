@@ -1,7 +1,8 @@
 //! Accepts events over HTTP, checks them and stores them before it answers.
 //!
-//! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
-//! → its person, where only an address says whose it is (`aliases`) → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
+//! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`, and
+//! `machine` for who did it) → its person, where only an address says whose it is (`aliases`) → its partition's writer
+//! (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
 //! `framing` its guard against ambiguous requests, `senders` who may send, `limits` how much, `room` how much at once,
 //! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
 //!
@@ -22,6 +23,7 @@ mod input;
 mod json;
 mod limits;
 mod line;
+mod machine;
 mod metrics;
 mod priority;
 mod rejected;

@@ -166,7 +166,7 @@ fn carried_on(per_second: u32, old: Option<RateBudget>, now: Duration) -> RateBu
 #[cfg(test)]
 mod tests {
     use inflection_control::Secret;
-    use inflection_domain::Policy;
+    use inflection_domain::{MachineRules, Policy};
 
     use super::*;
 
@@ -176,6 +176,7 @@ mod tests {
             ingest_keys: ["one", "two"].map(|key| Secret::new(key).unwrap()).to_vec(),
             ingest_events_per_second: total,
             ingest_limits: IngestLimits { requests_per_second: requests, events_per_second: events },
+            machine: MachineRules::default(),
             policy: Policy::default(),
             connections: Vec::new(),
             webhooks: Vec::new(),

@@ -1,6 +1,6 @@
 //! The rules of `POST /v1/events` for one line of NDJSON, without a request: for those who check before they send.
 
-use inflection_domain::{InstallationKey, Timestamp, WorkspaceId};
+use inflection_domain::{InstallationKey, MachineRules, Timestamp, WorkspaceId};
 
 use crate::events::read_line;
 use crate::fact::{Context, check};
@@ -29,13 +29,14 @@ pub struct LineCheck {
     workspace: WorkspaceId,
     key: InstallationKey,
     now: Timestamp,
+    machine: MachineRules,
 }
 
 impl LineCheck {
     /// A check at `now`. Which workspace and key it is changes persons that are derived, and no verdict.
     #[must_use]
     pub fn new(workspace: WorkspaceId, now: Timestamp) -> Self {
-        Self { workspace, key: InstallationKey::new([0; 32]), now }
+        Self { workspace, key: InstallationKey::new([0; 32]), now, machine: MachineRules::default() }
     }
 
     /// The type of the event in a line.
@@ -43,7 +44,7 @@ impl LineCheck {
     /// # Errors
     /// [`RefusedLine`] with the code and message that ingest would answer.
     pub fn check(&self, line: &[u8]) -> Result<&'static str, RefusedLine> {
-        let context = Context { workspace: &self.workspace, key: &self.key, now: self.now };
+        let context = Context { workspace: &self.workspace, key: &self.key, now: self.now, machine: &self.machine };
         let checked = read_line(line).and_then(|input| check(input, context, Priority::Background.age_max_ms()));
         match checked {
             Ok(fact) => Ok(fact.head.kind.name()),

@@ -119,7 +119,8 @@ impl Service {
         };
         let workspace = &sender.workspace;
         self.reserve_more(&mut in_hand, workspace, envelope.added_bytes())?;
-        let context = Context { workspace, key: &self.installation, now: now() };
+        let machine = senders.machine(workspace);
+        let context = Context { workspace, key: &self.installation, now: now(), machine };
         let mut taken = batch::take(&envelope, context, id).inspect_err(|refusal| {
             self.rejected.add(workspace, refusal.events());
         })?;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use inflection_control::{IngestKeys, Workspace};
-use inflection_domain::WorkspaceId;
+use inflection_domain::{MachineRules, WorkspaceId};
 
 use crate::limits::Limits;
 use crate::webhooks::Webhooks;
@@ -16,6 +16,8 @@ pub(crate) struct Senders {
     pub(crate) webhooks: Webhooks,
     connections: HashMap<WorkspaceId, HashSet<String>>,
     pub(crate) limits: Limits,
+    machine: HashMap<WorkspaceId, MachineRules>,
+    default_machine: MachineRules,
 }
 
 impl Senders {
@@ -28,11 +30,18 @@ impl Senders {
             webhooks: Webhooks::of(workspaces),
             connections: workspaces.iter().map(|workspace| (workspace.id.clone(), names(workspace))).collect(),
             limits: Limits::of(workspaces, before.map(|before| &before.limits), now),
+            machine: workspaces.iter().map(|workspace| (workspace.id.clone(), workspace.machine.clone())).collect(),
+            default_machine: MachineRules::default(),
         }
     }
 
     /// Whether a workspace has a connection of this name.
     pub(crate) fn has_connection(&self, workspace: &WorkspaceId, connection: &str) -> bool {
         self.connections.get(workspace).is_some_and(|known| known.contains(connection))
+    }
+
+    /// How a workspace tells machines from people.
+    pub(crate) fn machine(&self, workspace: &WorkspaceId) -> &MachineRules {
+        self.machine.get(workspace).unwrap_or(&self.default_machine)
     }
 }

@@ -192,7 +192,8 @@ impl Service {
             named.is_none_or(|named| named == workspace.as_str())
                 && connection.is_none_or(|name| senders.has_connection(workspace, name))
         };
-        let context = Context { workspace, key: &self.installation, now: now() };
+        let machine = senders.machine(workspace);
+        let context = Context { workspace, key: &self.installation, now: now(), machine };
         let mut taken = events::take(&bytes, layout, priority, context, &ours)?;
         self.admit_events(senders, sender, taken.facts.len())?;
         match priority {
@@ -388,7 +389,7 @@ mod tests {
         drop(others);
         assert_eq!(post(&desk, "background", old).await, (200, None));
         let room = &desk.service.background_in_hand;
-        let others = (0..20).map(|number| {
+        let others = (0..10).map(|number| {
             let other = WorkspaceId::new(&format!("other-{number}")).unwrap();
             room.take(Some(other), room.free() * 3 / 4).unwrap()
         });

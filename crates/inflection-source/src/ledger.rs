@@ -47,6 +47,9 @@ pub(crate) struct EventBooks {
     pub(crate) suppressed: u64,
     pub(crate) undecodable: u64,
     pub(crate) pending: u64,
+    /// Of those that are pending: clicks that are held to be judged with later ones.
+    #[serde(default)]
+    pub(crate) held: u64,
     pub(crate) rejected: u64,
     pub(crate) identity_conflicts: u64,
 }
@@ -166,6 +169,8 @@ fn add_events(ledger: &mut Ledger, batch: &DecisionBatch) {
         ledger.events.folded += totals.folded;
         ledger.events.duplicate += totals.duplicates;
         ledger.events.suppressed += totals.suppressed;
+        ledger.events.held += totals.held;
+        ledger.events.pending += totals.held;
         ledger.events.undecodable += totals.undecodable;
         ledger.events.identity_conflicts += totals.identity_conflicts;
         ledger.add(totals.workspace.as_str(), |books| {
@@ -218,8 +223,17 @@ fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionB
 
 impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let EventBooks { accepted, folded, duplicate, suppressed, undecodable, pending, rejected, identity_conflicts } =
-            &self.events;
+        let EventBooks {
+            accepted,
+            folded,
+            duplicate,
+            suppressed,
+            undecodable,
+            pending,
+            held,
+            rejected,
+            identity_conflicts,
+        } = &self.events;
         writeln!(
             f,
             "events   accepted {accepted} = folded {folded} + duplicate {duplicate} + suppressed {suppressed} + undecodable {undecodable} + pending {pending}"
@@ -245,6 +259,9 @@ impl std::fmt::Display for Ledger {
             if *gap > 0 {
                 writeln!(f, "gap      {workspace}/{connection}: {gap} calls are missing or too many")?;
             }
+        }
+        if *held > 0 {
+            writeln!(f, "held     {held} clicks wait to be judged with later ones")?;
         }
         if *rejected > 0 {
             writeln!(f, "rejected {rejected} events were refused and never taken")?;

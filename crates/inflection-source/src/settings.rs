@@ -5,7 +5,7 @@ use std::time::Duration;
 use inflection_bus::NatsConfig;
 use inflection_control::{Config, Connection, IngestLimits, Options, Secret, Workspace};
 use inflection_delivery::Limits;
-use inflection_domain::{ConnectionId, Policy, Timestamp, WorkspaceId};
+use inflection_domain::{ConnectionId, MachineRules, Policy, Timestamp, WorkspaceId};
 use inflection_ingest::SignatureClock;
 use inflection_ownership::WorkerId;
 use inflection_segment::{Endpoint, Region};
@@ -80,6 +80,7 @@ fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut
             ingest_events_per_second: None,
             ingest_limits: IngestLimits::default(),
             policy: Policy::default(),
+            machine: MachineRules::default(),
             connections: Vec::new(),
             webhooks: Vec::new(),
         });

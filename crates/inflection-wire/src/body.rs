@@ -50,6 +50,7 @@ pub(crate) fn encode_body(body: &Body<'_>, out: &mut Vec<u8>) {
     put_bytes(out, 28, body.context.as_bytes());
     put_bytes(out, 29, body.integrations.as_bytes());
     put_number(out, 40, u64::from(body.routed_by_address));
+    put_number(out, 30, u64::from(body.classifier_version));
 }
 
 /// The fields of a body: its texts by their numbers, and the others.
@@ -59,6 +60,7 @@ struct Read<'a> {
     is_machine: bool,
     bounce_class: Option<BounceClass>,
     routed_by_address: bool,
+    classifier_version: u32,
 }
 
 fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
@@ -68,12 +70,14 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
         is_machine: false,
         bounce_class: None,
         routed_by_address: false,
+        classifier_version: 0,
     };
     let mut fields = Fields::of(bytes);
     while let Some((number, field)) = fields.next()? {
         match (number, read.texts.get_mut(number as usize)) {
             (11, _) => read.link_kind = enums::link_kind_from(field.number()),
             (12, _) => read.is_machine = field.flag(),
+            (30, _) => read.classifier_version = u32::try_from(field.varint()).unwrap_or(u32::MAX),
             (14, _) => read.bounce_class = enums::bounce_class_from(field.number()),
             (40, _) => read.routed_by_address = field.flag(),
             (_, Some(text)) => *text = field.text("a text of a fact body")?,
@@ -88,7 +92,7 @@ fn read(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
 /// # Errors
 /// [`DecodeError`] when the bytes are no fact body.
 pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
-    let Read { texts, link_kind, is_machine, bounce_class, routed_by_address } = read(bytes)?;
+    let Read { texts, link_kind, is_machine, bounce_class, classifier_version, routed_by_address } = read(bytes)?;
     let [
         _,
         event_id,
@@ -137,6 +141,7 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
         link_kind,
         is_machine,
         machine_reason: text(machine_reason),
+        classifier_version,
         bounce_class,
         bounce_reason: text(bounce_reason),
         unsubscribe_scope: text(unsubscribe_scope),

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use inflection_domain::{
-    Call, CallKey, Changes, Delivery, Hash128, LinkClick, PendingLink, Person, Timestamp, UserId, WorkspaceId,
+    Call, CallKey, Changes, Delivery, Hash128, HeldClick, LinkClick, PendingLink, Person, RecentClicks, Timestamp,
+    UserId, WorkspaceId,
 };
 use prost::Message as _;
 use prost::encoding::message;
 
-use crate::events::workspace;
+use crate::events::{Event, decode_event, encode_sealed, workspace};
 use crate::fields::{Fields, put_bytes, put_message, put_number};
 use crate::{DecodeError, enums, joined, key, keys, optional_key, pb, tombstone};
 
@@ -66,6 +67,7 @@ pub struct WorkspaceTotals {
     pub contradictions: u64,
     pub undecodable: u64,
     pub suppressed: u64,
+    pub held: u64,
 }
 
 impl WorkspaceTotals {
@@ -81,6 +83,7 @@ impl WorkspaceTotals {
             contradictions: 0,
             undecodable: 0,
             suppressed: 0,
+            held: 0,
         }
     }
 }
@@ -203,11 +206,12 @@ fn encode_call(call: &Call, out: &mut Vec<u8>) {
     }
     put_number(out, 5, enums::as_varint(call.open_source.map_or(0, enums::open_source_to)));
     put_bytes(out, 6, call.link_url.as_deref().unwrap_or_default().as_bytes());
+    put_number(out, 7, enums::as_varint(call.machine.map_or(0, enums::machine_times_to)));
 }
 
 fn decode_call(call: &[u8]) -> Result<Call, DecodeError> {
     let (mut kind, mut call_key, mut links, mut unique) = (None, &[][..], false, None);
-    let (mut open_source, mut link_url) = (None, "");
+    let (mut open_source, mut link_url, mut machine) = (None, "", None);
     let mut fields = Fields::of(call);
     while let Some((number, field)) = fields.next()? {
         match number {
@@ -217,6 +221,7 @@ fn decode_call(call: &[u8]) -> Result<Call, DecodeError> {
             4 => unique = Some(field.flag()),
             5 => open_source = enums::open_source_from(field.number()),
             6 => link_url = field.text("link_url")?,
+            7 => machine = enums::machine_times_from(field.number()),
             _ => {}
         }
     }
@@ -225,6 +230,7 @@ fn decode_call(call: &[u8]) -> Result<Call, DecodeError> {
         key: CallKey::from_bytes(key("call_key", call_key)?.to_bytes()),
         links,
         unique,
+        machine,
         open_source,
         link_url: (!link_url.is_empty()).then(|| link_url.into()),
     })
@@ -240,6 +246,10 @@ fn encode_changes(changes: Changes) -> pb::StateChanges {
         forgotten_mails: joined(changes.forgotten_mails.iter().map(|key| key.to_bytes())),
         persons: changes.persons.into_iter().map(encode_person).collect(),
         deliveries: changes.deliveries.into_iter().map(encode_delivery).collect(),
+        clock_ms: changes.clock.as_ms(),
+        held: changes.held.iter().map(|(number, click)| encode_held(*number, click)).collect(),
+        released: changes.released,
+        recent_clicks: changes.recent.iter().map(|(mail, recent)| encode_recent(*mail, recent)).collect(),
     }
 }
 
@@ -253,6 +263,10 @@ fn decode_changes(pb: pb::StateChanges) -> Result<Changes, DecodeError> {
         forgotten_mails: keys("forgotten_mails", &pb.forgotten_mails)?.collect(),
         persons: pb.persons.into_iter().map(decode_person).collect::<Result<_, _>>()?,
         deliveries: pb.deliveries.into_iter().map(decode_delivery).collect::<Result<_, _>>()?,
+        clock: Timestamp::from_ms(pb.clock_ms),
+        held: pb.held.iter().map(decode_held).collect::<Result<_, _>>()?,
+        released: pb.released,
+        recent: pb.recent_clicks.iter().map(decode_recent).collect::<Result<_, _>>()?,
     })
 }
 
@@ -287,7 +301,41 @@ pub(crate) fn encode_delivery((key, delivery): (Hash128, Delivery)) -> pb::Deliv
         per_open: delivery.per_open,
         bounces: delivery.bounces.into_iter().map(enums::bounce_class_to).collect(),
         scopes: delivery.scopes,
+        delivered_at: delivery.delivered_at,
     }
+}
+
+pub(crate) fn encode_held(number: u64, click: &HeldClick) -> pb::HeldClickState {
+    pb::HeldClickState {
+        number,
+        until_ms: click.until.as_ms(),
+        burst: click.burst,
+        erased: click.erased,
+        event: encode_sealed(&click.head, &click.body).into(),
+    }
+}
+
+pub(crate) fn decode_held(pb: &pb::HeldClickState) -> Result<(u64, HeldClick), DecodeError> {
+    let Event { head, body } = decode_event(&pb.event, &pb.event, &mut None)?;
+    let until = Timestamp::from_ms(pb.until_ms);
+    Ok((pb.number, HeldClick { until, burst: pb.burst, erased: pb.erased, head, body: body[..].into() }))
+}
+
+pub(crate) fn encode_recent(mail: Hash128, recent: &RecentClicks) -> pb::RecentClicksState {
+    pb::RecentClicksState {
+        mail_key: Bytes::copy_from_slice(&mail.to_bytes()),
+        touched_ms: recent.touched.as_ms(),
+        links: recent.links.iter().map(|(link, _)| *link).collect(),
+        at_ms: recent.links.iter().map(|(_, at)| *at).collect(),
+    }
+}
+
+pub(crate) fn decode_recent(pb: &pb::RecentClicksState) -> Result<(Hash128, RecentClicks), DecodeError> {
+    if pb.links.len() != pb.at_ms.len() {
+        return Err(DecodeError::Field("recent_clicks"));
+    }
+    let links = pb.links.iter().copied().zip(pb.at_ms.iter().copied()).collect();
+    Ok((key("mail_key", &pb.mail_key)?, RecentClicks { touched: Timestamp::from_ms(pb.touched_ms), links }))
 }
 
 pub(crate) fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Delivery), DecodeError> {
@@ -311,6 +359,7 @@ pub(crate) fn decode_delivery(pb: pb::DeliveryState) -> Result<(Hash128, Deliver
         per_open: pb.per_open,
         bounces: pb.bounces.into_iter().filter_map(enums::bounce_class_from).collect(),
         scopes: pb.scopes,
+        delivered_at: pb.delivered_at,
     };
     Ok((key("mail_key", &pb.mail_key)?, delivery))
 }
@@ -325,6 +374,7 @@ pub(crate) fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
         contradictions: totals.contradictions,
         undecodable: totals.undecodable,
         suppressed: totals.suppressed,
+        held: totals.held,
     }
 }
 
@@ -338,26 +388,47 @@ pub(crate) fn decode_totals(pb: &pb::WorkspaceTotals) -> Result<WorkspaceTotals,
         contradictions: pb.contradictions,
         undecodable: pb.undecodable,
         suppressed: pb.suppressed,
+        held: pb.held,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use inflection_domain::{BounceClass, CallKind, OpenSource};
+    use inflection_domain::{
+        BounceClass, CallKind, FactKind, Head, LinkKind, LinkRef, MachineCheck, MachineTimes, MailRef, OpenSource,
+    };
 
     use super::*;
 
-    #[test]
-    fn decode_undoes_encode() {
-        let hash = |byte| Hash128::from_bytes([byte; 16]);
-        let workspace = WorkspaceId::new("acme").unwrap();
-        let call = Call {
-            links: true,
-            unique: Some(false),
-            open_source: Some(OpenSource::ConfirmedByClick),
-            link_url: Some("https://example.com".into()),
-            ..Call::plain(CallKind::EmailUniqueOpens, CallKey::from_bytes([3; 16]))
-        };
+    fn hash(byte: u8) -> Hash128 {
+        Hash128::from_bytes([byte; 16])
+    }
+
+    fn held(workspace: &WorkspaceId, erased: bool) -> HeldClick {
+        HeldClick {
+            until: Timestamp::from_ms(99),
+            burst: !erased,
+            erased,
+            head: Head {
+                workspace: workspace.clone(),
+                kind: FactKind::LinkClicked,
+                event: hash(20),
+                person: hash(21),
+                user: (!erased).then(|| UserId::new("u").unwrap()),
+                occurred_at: Timestamp::from_ms(-3),
+                mail: MailRef { key: hash(22), known: true },
+                link: (!erased).then(|| LinkRef { key: 5, url: "u".into() }),
+                link_kind: LinkKind::Preference,
+                machine: MachineCheck { timed: true, hold_ms: 20_000, ..MachineCheck::default() },
+                bounce_class: BounceClass::default(),
+                scope: 0,
+                has_traits: false,
+            },
+            body: if erased { Box::default() } else { b"sealed".as_slice().into() },
+        }
+    }
+
+    fn changes(workspace: &WorkspaceId) -> Changes {
         let delivery = Delivery {
             day: 20_000,
             machine_open: true,
@@ -367,7 +438,38 @@ mod tests {
             pending: vec![PendingLink { link: 5, url: "u".into() }],
             bounces: vec![BounceClass::Hard, BounceClass::Undetermined],
             scopes: vec![0, 9],
+            delivered_at: u32::MAX,
             ..Delivery::default()
+        };
+        Changes {
+            log_time: Timestamp::from_ms(6),
+            seen: vec![hash(1), hash(2)],
+            persons: vec![(hash(3), Person::Known(UserId::new("u").unwrap()))],
+            deliveries: vec![(hash(4), delivery), (hash(5), Delivery::default())],
+            suppressed: vec![tombstone(hash(6)), tombstone(hash(7))],
+            lifted: vec![tombstone(hash(8))],
+            forgotten_persons: vec![hash(9)],
+            forgotten_mails: vec![hash(10), hash(11)],
+            clock: Timestamp::from_ms(7),
+            held: vec![(0, held(workspace, false)), (u64::MAX, held(workspace, true))],
+            released: vec![1, 300],
+            recent: vec![
+                (hash(12), RecentClicks { touched: Timestamp::from_ms(8), links: vec![(1, 2), (3, -4)] }),
+                (hash(13), RecentClicks::default()),
+            ],
+        }
+    }
+
+    #[test]
+    fn decode_undoes_encode() {
+        let workspace = WorkspaceId::new("acme").unwrap();
+        let call = Call {
+            links: true,
+            unique: Some(false),
+            machine: Some(MachineTimes::Burst),
+            open_source: Some(OpenSource::ConfirmedByClick),
+            link_url: Some("https://example.com".into()),
+            ..Call::plain(CallKind::EmailUniqueOpens, CallKey::from_bytes([3; 16]))
         };
         let batch = DecisionBatch {
             consumed_through: 42,
@@ -391,16 +493,7 @@ mod tests {
                     person: None,
                 },
             ],
-            changes: Changes {
-                log_time: Timestamp::from_ms(6),
-                seen: vec![hash(1), hash(2)],
-                persons: vec![(hash(3), Person::Known(UserId::new("u").unwrap()))],
-                deliveries: vec![(hash(4), delivery), (hash(5), Delivery::default())],
-                suppressed: vec![tombstone(hash(6)), tombstone(hash(7))],
-                lifted: vec![tombstone(hash(8))],
-                forgotten_persons: vec![hash(9)],
-                forgotten_mails: vec![hash(10), hash(11)],
-            },
+            changes: changes(&workspace),
             totals: vec![WorkspaceTotals { folded: 1, calls: 2, suppressed: 3, ..WorkspaceTotals::new(workspace) }],
         };
         let encoded = batch.clone().encode();

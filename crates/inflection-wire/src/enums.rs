@@ -1,6 +1,8 @@
 //! Domain enums and their numbers on the wire. A number this version does not know decodes to nothing, never to a guess.
 
-use inflection_domain::{BounceClass, CallKind, FactKind, LinkKind, OpenSource, OrderKind};
+use inflection_domain::{
+    BounceClass, CallKind, FactKind, LinkKind, MachinePolicy, MachineSignal, MachineTimes, OpenSource, OrderKind,
+};
 
 use crate::pb;
 
@@ -28,9 +30,11 @@ mirrored!(fact_kind_to, fact_kind_from, FactKind: EmailDelivered, EmailOpened, E
 mirrored!(bounce_class_to, bounce_class_from, BounceClass: Hard, Soft, Block, Undetermined);
 mirrored!(call_kind_to, call_kind_from, CallKind: EmailDelivered, EmailOpened, EmailUniqueOpens, EmailBounced,
     EmailReportedAsSpam, LinkClicked, UniqueLinkClick, UniqueLinkClickPerUniqueOpen, EmailUnsubscribed, Identify, Page,
-    Group, CustomTrack, Screen);
+    Group, CustomTrack, Screen, EmailMachineOpened, LinkMachineClicked);
 mirrored!(order_kind_to, order_kind_from, OrderKind: Suppress, Erase, Lift);
 mirrored!(open_source_to, open_source_from, OpenSource: Pixel, ConfirmedByClick, ImpliedByClick);
+mirrored!(machine_policy_to, machine_policy_from, MachinePolicy: Flag, Include, Drop, Separate);
+mirrored!(machine_times_to, machine_times_from, MachineTimes: AfterDelivery, Burst);
 
 pub(crate) fn link_kind_to(value: LinkKind) -> i32 {
     match value {
@@ -45,5 +49,25 @@ pub(crate) fn link_kind_from(number: i32) -> LinkKind {
         Ok(pb::LinkKind::Unsubscribe) => LinkKind::Unsubscribe,
         Ok(pb::LinkKind::Preference) => LinkKind::Preference,
         Ok(pb::LinkKind::Content) | Err(_) => LinkKind::Content,
+    }
+}
+
+pub(crate) fn machine_signal_to(value: MachineSignal) -> i32 {
+    match value {
+        MachineSignal::None => pb::MachineSignal::Unspecified as i32,
+        MachineSignal::Human => pb::MachineSignal::Human as i32,
+        MachineSignal::Suspect => pb::MachineSignal::Suspect as i32,
+        MachineSignal::Machine => pb::MachineSignal::Machine as i32,
+        MachineSignal::Prefetched => pb::MachineSignal::Prefetched as i32,
+    }
+}
+
+pub(crate) fn machine_signal_from(number: i32) -> MachineSignal {
+    match pb::MachineSignal::try_from(number) {
+        Ok(pb::MachineSignal::Human) => MachineSignal::Human,
+        Ok(pb::MachineSignal::Suspect) => MachineSignal::Suspect,
+        Ok(pb::MachineSignal::Machine) => MachineSignal::Machine,
+        Ok(pb::MachineSignal::Prefetched) => MachineSignal::Prefetched,
+        Ok(pb::MachineSignal::Unspecified) | Err(_) => MachineSignal::None,
     }
 }

@@ -4,7 +4,9 @@
 //! writer of a partition joins what many requests left while its last append was under way.
 
 use bytes::Bytes;
-use inflection_domain::{Fact, Head, LinkKind, LinkRef, MailRef, PersonOrder, Timestamp, UserId, WorkspaceId};
+use inflection_domain::{
+    Fact, Head, LinkKind, LinkRef, MachineCheck, MachineSignal, MailRef, PersonOrder, Timestamp, UserId, WorkspaceId,
+};
 
 use crate::body::encode_body;
 use crate::fields::{Fields, put_bytes, put_fixed64, put_message, put_number};
@@ -25,28 +27,50 @@ pub struct EventChunk {
 
 /// Appends one fact to a chunk.
 pub fn encode_event(fact: &Fact<'_>, chunk: &mut EventChunk) {
-    let head = &fact.head;
     put_message(&mut chunk.entries, EVENTS_FIELD, |out| {
-        put_bytes(out, 1, head.workspace.as_str().as_bytes());
-        put_number(out, 2, enums::as_varint(enums::fact_kind_to(head.kind)));
-        put_bytes(out, 3, &head.event.to_bytes());
-        put_bytes(out, 4, &head.person.to_bytes());
-        put_bytes(out, 5, head.user.as_ref().map_or("", UserId::as_str).as_bytes());
-        put_number(out, 6, head.occurred_at.as_ms().cast_unsigned());
-        put_bytes(out, 7, &head.mail.key.to_bytes());
-        put_number(out, 8, u64::from(head.mail.known));
-        if let Some(link) = &head.link {
-            put_fixed64(out, 9, link.key);
-            put_bytes(out, 10, link.url.as_bytes());
-        }
-        put_number(out, 11, enums::as_varint(enums::link_kind_to(head.link_kind)));
-        put_number(out, 12, u64::from(head.machine));
-        put_number(out, 13, enums::as_varint(enums::bounce_class_to(head.bounce_class)));
-        put_fixed64(out, 14, head.scope);
-        put_number(out, 15, u64::from(head.has_traits));
+        encode_head(&fact.head, out);
         put_message(out, 16, |out| encode_body(&fact.body, out));
+        encode_check(fact.head.machine, out);
     });
     chunk.events += 1;
+}
+
+/// One fact whose body is sealed already, as an entry without its key and length.
+pub(crate) fn encode_sealed(head: &Head, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(192 + body.len());
+    encode_head(head, &mut out);
+    put_bytes(&mut out, 16, body);
+    encode_check(head.machine, &mut out);
+    out
+}
+
+/// Everything up to the body.
+fn encode_head(head: &Head, out: &mut Vec<u8>) {
+    put_bytes(out, 1, head.workspace.as_str().as_bytes());
+    put_number(out, 2, enums::as_varint(enums::fact_kind_to(head.kind)));
+    put_bytes(out, 3, &head.event.to_bytes());
+    put_bytes(out, 4, &head.person.to_bytes());
+    put_bytes(out, 5, head.user.as_ref().map_or("", UserId::as_str).as_bytes());
+    put_number(out, 6, head.occurred_at.as_ms().cast_unsigned());
+    put_bytes(out, 7, &head.mail.key.to_bytes());
+    put_number(out, 8, u64::from(head.mail.known));
+    if let Some(link) = &head.link {
+        put_fixed64(out, 9, link.key);
+        put_bytes(out, 10, link.url.as_bytes());
+    }
+    put_number(out, 11, enums::as_varint(enums::link_kind_to(head.link_kind)));
+    put_number(out, 12, u64::from(head.machine.signal == MachineSignal::Machine));
+    put_number(out, 13, enums::as_varint(enums::bounce_class_to(head.bounce_class)));
+    put_fixed64(out, 14, head.scope);
+    put_number(out, 15, u64::from(head.has_traits));
+}
+
+/// What stands behind the body.
+fn encode_check(check: MachineCheck, out: &mut Vec<u8>) {
+    put_number(out, 17, enums::as_varint(enums::machine_signal_to(check.signal)));
+    put_number(out, 18, enums::as_varint(check.policy.map_or(0, enums::machine_policy_to)));
+    put_number(out, 19, u64::from(check.timed));
+    put_number(out, 20, u64::from(check.hold_ms));
 }
 
 /// Joins chunks into one bus message.
@@ -146,11 +170,17 @@ fn decode_order(order: &[u8]) -> Result<PersonOrder, DecodeError> {
     })
 }
 
-fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<WorkspaceId>) -> Result<Event, DecodeError> {
+/// Reads an entry, whose bytes lie in `message`.
+pub(crate) fn decode_event(
+    event: &[u8],
+    message: &Bytes,
+    last_workspace: &mut Option<WorkspaceId>,
+) -> Result<Event, DecodeError> {
     let (mut workspace_id, mut kind, mut user, mut body) = ("", None, "", &[][..]);
     let (mut event_key, mut person_key, mut mail_key, mut mail_known) = (&[][..], &[][..], &[][..], false);
     let (mut link_key, mut link_url, mut link_kind) = (0, "", LinkKind::default());
-    let (mut occurred_at, mut machine, mut bounce_class) = (Timestamp::default(), false, None);
+    let (mut occurred_at, mut bounce_class) = (Timestamp::default(), None);
+    let (mut machine, mut check) = (false, MachineCheck::default());
     let (mut scope, mut has_traits) = (0, false);
     let mut fields = Fields::of(event);
     while let Some((number, field)) = fields.next()? {
@@ -171,8 +201,15 @@ fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<Works
             14 => scope = field.varint(),
             15 => has_traits = field.flag(),
             16 => body = field.bytes(),
+            17 => check.signal = enums::machine_signal_from(field.number()),
+            18 => check.policy = enums::machine_policy_from(field.number()),
+            19 => check.timed = field.flag(),
+            20 => check.hold_ms = u32::try_from(field.varint()).unwrap_or(u32::MAX),
             _ => {}
         }
+    }
+    if machine {
+        check.signal = MachineSignal::Machine;
     }
     let user = (!user.is_empty()).then(|| UserId::new(user).ok().ok_or(DecodeError::Field("user_id")));
     let head = Head {
@@ -185,7 +222,7 @@ fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<Works
         mail: MailRef { key: key("mail_key", mail_key)?, known: mail_known },
         link: (!link_url.is_empty()).then(|| LinkRef { key: link_key, url: link_url.into() }),
         link_kind,
-        machine,
+        machine: check,
         bounce_class: bounce_class.unwrap_or_default(),
         scope,
         has_traits,
@@ -196,7 +233,8 @@ fn decode_event(event: &[u8], message: &Bytes, last_workspace: &mut Option<Works
 #[cfg(test)]
 mod tests {
     use inflection_domain::{
-        Body, BounceClass, EmailAddress, EventId, FactKind, Hash128, LinkKind, OrderKind, PersonId, Tombstone,
+        Body, BounceClass, EmailAddress, EventId, FactKind, Hash128, LinkKind, MachinePolicy, OrderKind, PersonId,
+        Tombstone,
     };
     use proptest::prelude::*;
     use prost::Message as _;
@@ -218,7 +256,12 @@ mod tests {
             mail: MailRef::new(person_key, Some("run"), Some("mail"), None),
             link: clicked.then(|| LinkRef::new(None, "https://example.com/1")),
             link_kind: LinkKind::Content,
-            machine: false,
+            machine: MachineCheck {
+                signal: if clicked { MachineSignal::Suspect } else { MachineSignal::Machine },
+                policy: clicked.then_some(MachinePolicy::Separate),
+                timed: clicked,
+                hold_ms: if clicked { 20_000 } else { 0 },
+            },
             bounce_class: BounceClass::Hard,
             scope: 7,
             has_traits: true,
@@ -240,6 +283,7 @@ mod tests {
             link_kind: LinkKind::Preference,
             is_machine: true,
             machine_reason: Some("because".into()),
+            classifier_version: 7,
             bounce_class: Some(BounceClass::Soft),
             bounce_reason: Some("full".into()),
             unsubscribe_scope: None,

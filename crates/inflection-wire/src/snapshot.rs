@@ -122,16 +122,23 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// The newest version of the format. It is written only where it is needed: a state without tombstones is written as
-    /// the version before, so that a program of before can take over from a newer one whose operators never suppressed.
-    pub const VERSION: u32 = 2;
+    /// The newest version of the format. It is written only where it is needed: a state without held clicks, or without
+    /// tombstones too, is written as the version before, so that a program of before can take over from a newer one where
+    /// no click is held, or nobody was ever suppressed.
+    pub const VERSION: u32 = 3;
+    /// The version without held clicks.
+    const WITHOUT_HELD: u32 = 2;
     /// The version without tombstones.
     const WITHOUT_TOMBSTONES: u32 = 1;
 
     /// Writes the blob. Equal states may give different bytes, since a state has no order.
     #[must_use]
     pub fn encode(head: &SnapshotHead, state: &PartitionState) -> Bytes {
-        let version = if state.tombstones().len() == 0 { Self::WITHOUT_TOMBSTONES } else { Self::VERSION };
+        let version = match (state.next_release(), state.tombstones().len()) {
+            (Some(_), _) => Self::VERSION,
+            (None, 1..) => Self::WITHOUT_HELD,
+            (None, 0) => Self::WITHOUT_TOMBSTONES,
+        };
         let content = pb::Snapshot {
             format_version: version,
             partition: head.partition.into(),
@@ -141,6 +148,7 @@ impl Snapshot {
             log_time_ms: state.log_time().as_ms(),
             totals: head.totals.iter().map(encode_totals).collect(),
             portions: Vec::new(),
+            clock_ms: state.clock().as_ms(),
         };
         let mut blob = vec![0; HEADER_BYTES];
         content.encode_raw(&mut blob);
@@ -164,6 +172,7 @@ impl Snapshot {
             return Err(DecodeError::Field("format_version").into());
         }
         let mut state = PartitionState::restore(Timestamp::from_ms(pb.log_time_ms));
+        state.held(Timestamp::from_ms(pb.clock_ms), []);
         for portion in pb.portions {
             portions::decode(portion, &mut state)?;
         }

@@ -43,6 +43,7 @@ fn workspaces() -> [Workspace; 3] {
         engagement: Engagement {
             implied_open: policy == Policy::ImpliedOpen,
             click_per_open_link: policy == Policy::LinkScope,
+            ..Engagement::default()
         },
         ..Workspace::new(policy.workspace())
     })

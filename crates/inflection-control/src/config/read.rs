@@ -1,14 +1,16 @@
 //! From tables to settings. Every function reads its whole table before it gives up, so that no mistake hides another.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use inflection_domain::{
-    CallKind, ClickPerOpen, ConnectionId, InstallationId, InstallationKey, InvalidId, MachinePolicy, Policy,
-    WorkspaceId,
+    CallKind, ClickPerOpen, ConnectionId, InstallationId, InstallationKey, InvalidId, KnownMachines, MachineRules,
+    Policy, WorkspaceId,
 };
 use inflection_segment::{Endpoint, Region};
 
+use super::machine;
 use super::secrets::{Master, Opener, hex_key, required_secret, secrets};
 use super::webhooks::webhook;
 use super::{
@@ -26,6 +28,7 @@ const EXPIRE_SECONDS_MAX: u64 = 31_536_000;
 pub(super) struct Context<'a> {
     pub(super) master: &'a Master,
     pub(super) options: Options,
+    pub(super) known: &'a Arc<KnownMachines>,
 }
 
 pub(super) fn installation(table: Table<'_, '_>, master: &Master) -> InstallationSettings {
@@ -78,7 +81,10 @@ fn workspace(
     let ingest_keys = secrets(&table, "ingest_keys", &opener(Binding::ingest_key));
     let ingest_events_per_second = per_second(&table, "ingest_events_per_second");
     let ingest_limits = table.table("ingest_limits").map(ingest_limits).unwrap_or_default();
-    let policy = table.table("engagement").map(policy).unwrap_or_default();
+    let engagement = table.table("engagement").map(|table| engagement(table, context.known));
+    let (policy, machine) = engagement.unwrap_or_else(|| {
+        (Policy::default(), MachineRules { known: Arc::clone(context.known), ..MachineRules::default() })
+    });
     let mut connection_ids = HashSet::new();
     let connections = table
         .tables("connections")
@@ -89,7 +95,16 @@ fn workspace(
     let webhooks =
         table.tables("webhooks").into_iter().filter_map(|hook| webhook(hook, tokens, &hook_opener)).collect();
     table.finish();
-    Some(Workspace { id: id?, ingest_keys, ingest_events_per_second, ingest_limits, policy, connections, webhooks })
+    Some(Workspace {
+        id: id?,
+        ingest_keys,
+        ingest_events_per_second,
+        ingest_limits,
+        policy,
+        machine,
+        connections,
+        webhooks,
+    })
 }
 
 fn name<T>(table: &Table<'_, '_>, key: &'static str, new: fn(&str) -> Result<T, InvalidId>) -> Option<T> {
@@ -110,27 +125,21 @@ fn ingest_limits(table: Table<'_, '_>) -> IngestLimits {
     limits
 }
 
-fn policy(table: Table<'_, '_>) -> Policy {
-    let machine = |text: &str| match text {
-        "flag" => Some(MachinePolicy::Flag),
-        "include" => Some(MachinePolicy::Include),
-        "drop" => Some(MachinePolicy::Drop),
-        _ => None,
-    };
+fn engagement(table: Table<'_, '_>, known: &Arc<KnownMachines>) -> (Policy, MachineRules) {
+    let machine = machine::rules(&table, known);
     let scope = |text: &str| match text {
         "message" => Some(ClickPerOpen::Message),
         "link" => Some(ClickPerOpen::Link),
         _ => None,
     };
-    let words = "\"flag\", \"include\" or \"drop\"";
     let policy = Policy {
         implied_open: table.flag("implied_open").unwrap_or_default(),
         click_per_open: table.parsed("click_per_open", "\"message\" or \"link\"", scope).unwrap_or_default(),
-        machine_opens: table.parsed("machine_opens", words, machine).unwrap_or_default(),
-        machine_clicks: table.parsed("machine_clicks", words, machine).unwrap_or_default(),
+        machine_opens: machine.opens,
+        machine_clicks: machine.clicks,
     };
     table.finish();
-    policy
+    (policy, machine)
 }
 
 fn connection(

@@ -1,6 +1,6 @@
 //! Files that are read, and files that are refused with every mistake.
 
-use inflection_domain::{ClickPerOpen, MachinePolicy};
+use inflection_domain::{ClickPerOpen, Engaged, MachinePolicy, MachineSignal, MachineTiming, Traces};
 use inflection_segment::Region;
 
 use super::*;
@@ -47,6 +47,59 @@ secrets = [{ value = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEDr2LjtURuePQzplybdC+u
 [[workspaces]]
 id = "globex"
 "#;
+
+#[test]
+fn machines_are_told_from_people_as_the_file_says() {
+    let text = r#"
+[machine]
+agents = ["AcmeScan"]
+networks = ["203.0.113.0/24"]
+relays = ["198.51.100.0/24", "2001:db8::/32"]
+[[workspaces]]
+id = "acme"
+engagement = { machine_opens = "separate", machine_clicks = "include", machine_timing = "all", click_hold_seconds = 20 }
+[[workspaces]]
+id = "globex"
+"#;
+    let config = parse(text).unwrap();
+    let [acme, globex] = &config.workspaces[..] else { panic!("two workspaces") };
+    assert_eq!((acme.machine.opens, acme.machine.clicks), (MachinePolicy::Separate, MachinePolicy::Include));
+    assert_eq!((acme.policy.machine_opens, acme.policy.machine_clicks), (acme.machine.opens, acme.machine.clicks));
+    assert_eq!((acme.machine.timing, acme.machine.click_hold_ms), (MachineTiming::All, 20_000));
+    assert_eq!((globex.machine.timing, globex.machine.click_hold_ms), (MachineTiming::Providers, 0));
+    for workspace in [acme, globex] {
+        let judge = |agent, ip: &str| {
+            let traces = Traces { user_agent: agent, ip: ip.parse().ok(), ..Traces::default() };
+            workspace.machine.known.judge(Engaged::Open, &traces).reason
+        };
+        assert_eq!(judge(Some("acmescan/1"), "192.0.2.1"), Some("configured_agent"));
+        assert_eq!(judge(None, "203.0.113.9"), Some("gateway_network"));
+        assert_eq!(judge(Some("Mozilla/5.0"), "2001:db8::1"), Some("apple_mpp"));
+        assert_eq!(judge(Some("Mozilla/5.0"), "192.0.2.1"), None);
+    }
+    let plain = parse("[[workspaces]]\nid = \"a\"").unwrap();
+    let traces = Traces { ip: "203.0.113.9".parse().ok(), ..Traces::default() };
+    assert_eq!(plain.workspaces[0].machine.known.judge(Engaged::Click, &traces).signal, MachineSignal::None);
+}
+
+#[test]
+fn mistakes_about_machines_are_named() {
+    let text = r#"
+[machine]
+agents = ["bot"]
+networks = ["203.0.113.0/33"]
+ips = []
+[[workspaces]]
+id = "acme"
+[workspaces.engagement]
+machine_opens = "hide"
+click_hold_seconds = 61
+machine_timing = "some"
+"#;
+    let mistakes = parse(text).unwrap_err();
+    let lines: Vec<usize> = mistakes.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [3, 4, 5, 9, 10, 11], "{mistakes:?}");
+}
 
 #[test]
 fn a_whole_file_is_read() {

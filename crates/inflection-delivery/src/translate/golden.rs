@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use inflection_domain::{Body, BounceClass, Call, CallKey, CallKind, LinkKind, OpenSource};
+use inflection_domain::{Body, BounceClass, Call, CallKey, CallKind, LinkKind, MachineTimes, OpenSource};
 use serde_json::Value;
 
 use super::tests::{body, call, connection, item, render};
@@ -68,22 +68,31 @@ fn mails() -> [Step; 4] {
     ]
 }
 
-fn opens() -> [Step; 3] {
+fn opens() -> [Step; 5] {
     let raw = |name: &str, unique: bool| Call { unique: Some(unique), ..named(CallKind::EmailOpened, name) };
     let unique = Call {
         unique: Some(true),
         open_source: Some(OpenSource::Pixel),
         ..named(CallKind::EmailUniqueOpens, "first open")
     };
-    let machine = Body { is_machine: true, machine_reason: Some("apple_mpp_probable".into()), ..body() };
+    let machine = || Body {
+        is_machine: true,
+        machine_reason: Some("apple_mpp_probable".into()),
+        classifier_version: 1,
+        ..body()
+    };
+    let judged = Body { classifier_version: 1, ..body() };
+    let apart = Call { unique: Some(false), ..named(CallKind::EmailMachineOpened, "machine's open, apart") };
     [
-        Step::anonymous(body(), raw("first open", true)),
+        Step::anonymous(judged, raw("first open", true)),
         Step::anonymous(body(), unique),
-        Step::anonymous(machine, raw("machine's open", false)),
+        Step::anonymous(machine(), raw("machine's open", false)),
+        Step::anonymous(machine(), apart),
+        Step::known(body(), Call { machine: Some(MachineTimes::AfterDelivery), ..raw("open at once", false) }),
     ]
 }
 
-fn clicks() -> [Step; 5] {
+fn clicks() -> [Step; 6] {
     let content =
         || Body { email_link_url: Some("https://example.com/a".into()), link_id: Some("link-a".into()), ..body() };
     let unsubscribe = Body {
@@ -94,12 +103,14 @@ fn clicks() -> [Step; 5] {
     let click = |kind: CallKind, name: &str, unique: bool| Call { unique: Some(unique), ..named(kind, name) };
     let per_open = |name: &str| click(CallKind::UniqueLinkClickPerUniqueOpen, name, true);
     // An open that comes after the click completes the event, and names the link.
+    let burst = Call { machine: Some(MachineTimes::Burst), ..click(CallKind::LinkMachineClicked, "burst", false) };
     let completed = Call { link_url: Some("https://example.com/b".into()), ..per_open("link b") };
     [
         Step::known(content(), click(CallKind::LinkClicked, "first click", true)),
         Step::known(content(), click(CallKind::UniqueLinkClick, "link a", true)),
         Step::known(content(), per_open("link a")),
         Step::known(body(), completed),
+        Step::known(content(), burst),
         Step::known(unsubscribe, click(CallKind::LinkClicked, "unsubscribing click", false)),
     ]
 }

@@ -360,6 +360,7 @@ fn every_property_we_write_is_reserved() {
         link_id: Some("l".into()),
         link_kind: LinkKind::Unsubscribe,
         machine_reason: Some("m".into()),
+        classifier_version: 1,
         bounce_class: Some(inflection_domain::BounceClass::Hard),
         bounce_reason: Some("b".into()),
         unsubscribe_scope: Some("s".into()),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{BounceClass, LinkRef, MailRef, OrderKind, PersonOrder, Timestamp, Tombstone, WorkspaceId};
+use crate::{BounceClass, LinkRef, MachineCheck, MailRef, OrderKind, PersonOrder, Timestamp, Tombstone, WorkspaceId};
 
 const KEY: InstallationKey = InstallationKey::new([7; 32]);
 
@@ -32,7 +32,7 @@ fn head(fact: char, event: &str) -> Head {
         mail: MailRef::new(person, Some("run"), Some("mail"), None),
         link: (kind == FactKind::LinkClicked).then(|| LinkRef::new(None, url)),
         link_kind: LinkKind::Content,
-        machine: matches!(fact, 'm' | 'b'),
+        machine: MachineCheck::told(matches!(fact, 'm' | 'b')),
         bounce_class: if fact == 'h' { BounceClass::Hard } else { BounceClass::Soft },
         scope: 0,
         has_traits: false,
@@ -106,6 +106,13 @@ fn truth_table() {
     check(&Policy { machine_opens: MachinePolicy::Include, ..default }, "m", "O+ U:pixel");
     check(&Policy { machine_opens: MachinePolicy::Drop, ..default }, "m1", "C+ U:confirmed_by_click L P");
     check(&Policy { machine_clicks: MachinePolicy::Drop, ..default }, "ob", "O+ U:pixel");
+    let separate =
+        Policy { machine_opens: MachinePolicy::Separate, machine_clicks: MachinePolicy::Separate, ..default };
+    check(&separate, "m", "email_machine_opened");
+    check(&separate, "mo", "email_machine_opened O+ U:pixel");
+    check(&separate, "m1", "email_machine_opened C+ U:confirmed_by_click L P");
+    check(&separate, "b1", "link_machine_clicked C+ L");
+    check(&separate, "ob", "O+ U:pixel link_machine_clicked");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::{Delivery, Mail, PartitionState, Person};
+use super::{Delivery, HeldClick, Mail, PartitionState, Person, RecentClicks};
 use crate::{Hash128, Timestamp, Tombstone};
 
 impl PartitionState {
@@ -41,12 +41,16 @@ impl PartitionState {
         let persons = self.persons().map(|entry| digest("person", &entry));
         let mails = self.live_mails().map(|entry| digest("mail", &entry));
         let tombstones = self.tombstones().map(|entry| digest("tombstone", &entry));
+        let held = self.held_clicks().map(|entry| digest("held click", &entry));
+        let recent = self.recent_clicks().map(|entry| digest("recent clicks", &entry));
         // Addition, because entries come in no order.
         let sum = seen
             .chain(persons)
             .chain(mails)
             .chain(tombstones)
-            .fold(digest("log time", &self.log_time), u128::wrapping_add);
+            .chain(held)
+            .chain(recent)
+            .fold(digest("log time", &(self.log_time, self.clock)), u128::wrapping_add);
         Hash128::from_bytes(sum.to_be_bytes())
     }
 }
@@ -58,6 +62,8 @@ impl PartialEq for PartitionState {
         self.log_time == other.log_time
             && self.seen.same(&other.seen, today)
             && self.tombstones == other.tombstones
+            && self.clock == other.clock
+            && self.held.same(&other.held)
             && self.persons.same(&other.persons, |_| true)
             && self.mails.same(&other.mails, |mail| !mail.has_expired(today))
     }
@@ -89,6 +95,17 @@ impl Restore {
     /// Adds tombstones.
     pub fn tombstones(&mut self, tombstones: impl IntoIterator<Item = Tombstone>) {
         self.0.tombstones.extend(tombstones);
+    }
+
+    /// Sets the clock of holds, and adds held clicks by the number of their arrival.
+    pub fn held(&mut self, clock: Timestamp, clicks: impl IntoIterator<Item = (u64, HeldClick)>) {
+        self.0.tick(clock);
+        clicks.into_iter().for_each(|(number, click)| self.0.held.put(number, click));
+    }
+
+    /// Adds the last links of mails.
+    pub fn recent(&mut self, recent: impl IntoIterator<Item = (Hash128, RecentClicks)>) {
+        recent.into_iter().for_each(|(mail, recent)| self.0.held.put_recent(mail, recent));
     }
 
     /// The state.

@@ -4,19 +4,27 @@
 //! something is in it.
 
 use super::{Delivery, LinkClick, PartitionState, PendingLink, heap};
-use crate::{BounceClass, OpenSource};
+use crate::{BounceClass, OpenSource, Timestamp};
 
 /// What happened to one mail; [`Delivery`] says what the parts mean.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Mail {
-    day: u32,
-    unique_open: Option<OpenSource>,
-    /// One bit a class.
-    bounces: u8,
+    /// When it was delivered, in units of [`STAMP_MS`]; 0 when that is not known. All of them are 497 days, longer than mails
+    /// are remembered.
+    delivered_at: u32,
+    /// Of 65,536 days, to the year 2149.
+    day: u16,
+    /// One bit a bounce class, and above them how the unique open came about: 0 when there is none.
+    outcomes: u8,
     /// One bit a [`Mark`].
     marks: u8,
     rest: Option<Box<Rest>>,
 }
+
+/// The grain of the moment of delivery, in milliseconds.
+const STAMP_MS: i64 = 10;
+/// Where in [`Mail::outcomes`] the unique open stands.
+const OPEN_SHIFT: u32 = 4;
 
 /// What is so of a mail or is not.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +56,12 @@ struct More {
 impl Mail {
     /// Notes that the mail changes today.
     pub(crate) fn touch(&mut self, today: u32) {
-        self.day = today;
+        self.day = u16::try_from(today).unwrap_or(u16::MAX);
     }
 
     /// Whether the mail is forgotten: then it counts as one of which nothing is known.
     pub(crate) fn has_expired(&self, today: u32) -> bool {
-        self.day.saturating_add(PartitionState::UNIQUENESS_DAYS) < today
+        u32::from(self.day) + PartitionState::UNIQUENESS_DAYS < today
     }
 
     pub(crate) fn is(&self, mark: Mark) -> bool {
@@ -68,11 +76,36 @@ impl Mail {
     }
 
     pub(crate) fn unique_open(&self) -> Option<OpenSource> {
-        self.unique_open
+        match self.outcomes >> OPEN_SHIFT {
+            1 => Some(OpenSource::Pixel),
+            2 => Some(OpenSource::ConfirmedByClick),
+            3 => Some(OpenSource::ImpliedByClick),
+            _ => None,
+        }
     }
 
     pub(crate) fn open(&mut self, source: OpenSource) {
-        self.unique_open = Some(source);
+        let number = match source {
+            OpenSource::Pixel => 1u8,
+            OpenSource::ConfirmedByClick => 2,
+            OpenSource::ImpliedByClick => 3,
+        };
+        self.outcomes = (self.outcomes & ((1 << OPEN_SHIFT) - 1)) | (number << OPEN_SHIFT);
+    }
+
+    /// Notes the delivery and when it was; whether it is the first.
+    pub(crate) fn deliver(&mut self, at: Timestamp) -> bool {
+        let first = self.mark(Mark::Delivered);
+        if first {
+            self.delivered_at = stamp(at);
+        }
+        first
+    }
+
+    /// Milliseconds from the delivery to another moment, in steps of [`STAMP_MS`]; `None` when the delivery is not known.
+    pub(crate) fn since_delivery_ms(&self, at: Timestamp) -> Option<i64> {
+        let since = stamp(at).wrapping_sub(self.delivered_at).cast_signed();
+        (self.delivered_at != 0).then_some(i64::from(since) * STAMP_MS)
     }
 
     pub(crate) fn open_winner(&self) -> Option<u64> {
@@ -116,13 +149,13 @@ impl Mail {
     }
 
     pub(crate) fn has_bounced(&self, class: BounceClass) -> bool {
-        self.bounces & bit(class) != 0
+        self.outcomes & bit(class) != 0
     }
 
     /// Notes a bounce; whether it is the first of its class.
     pub(crate) fn bounce(&mut self, class: BounceClass) -> bool {
         let new = !self.has_bounced(class);
-        self.bounces |= bit(class);
+        self.outcomes |= bit(class);
         new
     }
 
@@ -170,7 +203,9 @@ impl Mail {
 
 impl From<Delivery> for Mail {
     fn from(delivery: Delivery) -> Self {
-        let mut mail = Self { day: delivery.day, unique_open: delivery.unique_open, ..Self::default() };
+        let mut mail = Self { delivered_at: delivery.delivered_at, ..Self::default() };
+        mail.touch(delivery.day);
+        delivery.unique_open.into_iter().for_each(|source| mail.open(source));
         for (mark, set) in [
             (Mark::Delivered, delivery.delivered),
             (Mark::Spam, delivery.spam),
@@ -201,11 +236,12 @@ impl From<Delivery> for Mail {
 impl From<&Mail> for Delivery {
     fn from(mail: &Mail) -> Self {
         Self {
-            day: mail.day,
+            day: mail.day.into(),
             delivered: mail.is(Mark::Delivered),
+            delivered_at: mail.delivered_at,
             spam: mail.is(Mark::Spam),
             machine_open: mail.is(Mark::MachineOpen),
-            unique_open: mail.unique_open,
+            unique_open: mail.unique_open(),
             open_winner: mail.open_winner(),
             clicks: mail.clicks().to_vec(),
             pending: mail.pending().to_vec(),
@@ -220,6 +256,12 @@ impl Mark {
     fn bit(self) -> u8 {
         1u8 << (self as u8)
     }
+}
+
+/// A moment in units of [`STAMP_MS`], without what is above 32 bits; never 0.
+fn stamp(at: Timestamp) -> u32 {
+    let [a, b, c, d, ..] = at.as_ms().div_euclid(STAMP_MS).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d]).max(1)
 }
 
 fn bit(class: BounceClass) -> u8 {
@@ -253,6 +295,7 @@ mod tests {
         let full = Delivery {
             day: 20_000,
             delivered: true,
+            delivered_at: 4_000_000_000,
             spam: true,
             machine_open: true,
             unique_open: Some(OpenSource::Pixel),
@@ -267,6 +310,23 @@ mod tests {
         for delivery in [full, plain, Delivery { scopes: vec![7], ..Delivery::default() }, Delivery::default()] {
             assert_eq!(Delivery::from(&Mail::from(delivery.clone())), delivery);
         }
+    }
+
+    #[test]
+    fn the_time_since_the_delivery_is_told_to_ten_milliseconds() {
+        let at = |ms: i64| Timestamp::from_ms(1_790_000_000_000 + ms);
+        let mut mail = Mail::default();
+        assert_eq!(mail.since_delivery_ms(at(0)), None);
+        assert!(mail.deliver(at(0)) && !mail.deliver(at(5000)), "the first delivery counts");
+        for (ms, since) in [(0, 0), (9, 0), (999, 990), (1000, 1000), (-1, -10), (86_400_000, 86_400_000)] {
+            assert_eq!(mail.since_delivery_ms(at(ms)), Some(since), "{ms}");
+        }
+        let year = 365 * 86_400_000;
+        assert!(mail.since_delivery_ms(at(year)).is_none_or(|since| !(-600_000..5000).contains(&since)));
+        // Coarse times never bring two moments nearer to each other than they were.
+        let mut mail = Mail::default();
+        mail.deliver(at(9));
+        assert_eq!(mail.since_delivery_ms(at(1009)), Some(1000));
     }
 
     #[test]

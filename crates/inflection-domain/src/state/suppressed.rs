@@ -36,6 +36,7 @@ impl PartitionState {
         }
         if let Some(person) = order.person.filter(|_| order.kind == OrderKind::Erase) {
             self.forget(person);
+            self.erase_held(person);
         }
     }
 

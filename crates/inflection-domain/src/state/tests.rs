@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    FactKind, Head, InstallationKey, LinkKind, LinkRef, MailRef, OrderKind, PersonOrder, Policy, Verdict, WorkspaceId,
+    FactKind, Head, InstallationKey, LinkKind, LinkRef, MachineCheck, MachineSignal, MailRef, OrderKind, PersonOrder,
+    Policy, Verdict, WorkspaceId,
 };
 
 const KEY: InstallationKey = InstallationKey::new([7; 32]);
@@ -24,7 +25,7 @@ fn head(kind: FactKind, mail: u64, event: u64) -> Head {
         mail: MailRef::new(person, Some("run"), Some("mail"), None),
         link: None,
         link_kind: LinkKind::Content,
-        machine: false,
+        machine: MachineCheck::default(),
         bounce_class: BounceClass::Soft,
         scope: 0,
         has_traits: false,
@@ -177,7 +178,7 @@ type Told = (usize, u8, u8, u8, bool);
 fn step() -> impl Strategy<Value = (Vec<Told>, i64)> {
     // One kind more than there are is an order.
     let told = (0..=FactKind::ALL.len(), 0u8..40, 0u8..4, 0u8..4, any::<bool>());
-    let time = prop_oneof![6 => 0..DAY_MS, 2 => Just(3 * DAY_MS), 1 => 0..500 * DAY_MS];
+    let time = prop_oneof![4 => 0..30_000i64, 6 => 0..DAY_MS, 2 => Just(3 * DAY_MS), 1 => 0..500 * DAY_MS];
     (proptest::collection::vec(told, 0..6), time)
 }
 
@@ -197,8 +198,23 @@ fn fold(state: &mut PartitionState, (kind, event, mail, which, machine): Told) {
     }
     let head = head(FactKind::ALL[kind], mail.into(), event.into());
     let user = (which > 2).then(|| UserId::new(format!("u{event}")).unwrap());
+    let signal = if machine { MachineSignal::Machine } else { MachineSignal::None };
+    let machine = MachineCheck { signal, timed: true, hold_ms: 20_000 * u32::from(which % 2), policy: None };
     let head = Head { user, machine, scope: which.into(), bounce_class: BounceClass::ALL[usize::from(which)], ..head };
-    state.fold(&Policy::default(), &KEY, &with_link(head, which.into()));
+    let head = with_link(head, which.into());
+    if let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head)
+        && decision.held
+    {
+        state.hold(&head, b"sealed");
+    }
+}
+
+/// Moves log time on, and lets go what is due.
+fn pass(state: &mut PartitionState, time: i64) {
+    let now = Timestamp::from_ms(state.log_time().as_ms() + time);
+    state.advance(now);
+    state.tick(now);
+    while state.release(|_| Policy::default(), &KEY).is_some() {}
 }
 
 fn rebuilt(state: &PartitionState) -> PartitionState {
@@ -207,6 +223,8 @@ fn rebuilt(state: &PartitionState) -> PartitionState {
     restore.persons(state.persons().map(|(key, person)| (key, person.clone())));
     restore.deliveries(state.deliveries());
     restore.tombstones(state.tombstones());
+    restore.held(state.clock(), state.held_clicks().map(|(number, click)| (number, click.clone())));
+    restore.recent(state.recent_clicks().map(|(mail, recent)| (mail, recent.clone())));
     restore.finish()
 }
 
@@ -215,7 +233,7 @@ proptest! {
     fn folded_replayed_and_rebuilt_states_are_one(steps in proptest::collection::vec(step(), 1..20)) {
         let (mut folded, mut replayed) = (PartitionState::default(), PartitionState::default());
         for (facts, time) in steps {
-            folded.advance(Timestamp::from_ms(folded.log_time().as_ms() + time));
+            pass(&mut folded, time);
             facts.into_iter().for_each(|told| fold(&mut folded, told));
             replayed.apply(folded.take_changes());
         }

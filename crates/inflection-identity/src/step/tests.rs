@@ -1,8 +1,8 @@
 //! A step loses nothing, doubles nothing, and can be cut anywhere.
 
 use inflection_domain::{
-    Body, EventId, Fact, FactKind, Head, InstallationKey, LinkKind, LinkRef, MailRef, OrderKind, PersonId, Tombstone,
-    UserId,
+    Body, EventId, Fact, FactKind, Head, InstallationKey, LinkKind, LinkRef, MachineCheck, MailRef, OrderKind,
+    PersonId, Tombstone, UserId,
 };
 use inflection_wire::{EventChunk, encode_event, event_batch, order_batch};
 use proptest::prelude::*;
@@ -41,7 +41,10 @@ fn input(sequence: u64, sent: &Sent) -> Input {
 fn message(sequence: u64, facts: &[(FactKind, u8, u8, u8)]) -> Input {
     let mut chunk = EventChunk::default();
     for (kind, event, person, user) in facts {
-        encode_event(&fact(*kind, &event.to_string(), *person, *user), &mut chunk);
+        let mut fact = fact(*kind, &event.to_string(), *person, *user);
+        // Clicks of every other person are held for three messages.
+        fact.head.machine = MachineCheck { timed: true, hold_ms: u32::from(person % 2) * 3, ..MachineCheck::default() };
+        encode_event(&fact, &mut chunk);
     }
     Input::new(sequence, &event_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &[chunk]))
 }
@@ -50,7 +53,9 @@ pub(crate) fn fact(kind: FactKind, event: &str, person: u8, user: u8) -> Fact<'s
     let workspace = WorkspaceId::new("acme").unwrap();
     let (event_id, person) = (EventId::new(event).unwrap(), PersonId::new(person.to_string()).unwrap());
     let person_key = Head::person_key(&workspace, &person);
-    let url = (kind == FactKind::LinkClicked).then(|| "https://example.com".into());
+    // Some links differ, so that there are bursts.
+    let url = format!("https://example.com/{}", event.len());
+    let url = (kind == FactKind::LinkClicked).then(|| url.into());
     let head = Head {
         kind,
         event: Head::event_key(&workspace, &event_id),
@@ -60,7 +65,7 @@ pub(crate) fn fact(kind: FactKind, event: &str, person: u8, user: u8) -> Fact<'s
         mail: MailRef::new(person_key, Some("run"), Some("mail"), None),
         link: url.as_deref().map(|url| LinkRef::new(None, url)),
         link_kind: LinkKind::Content,
-        machine: false,
+        machine: MachineCheck::default(),
         bounce_class: Default::default(),
         scope: 0,
         has_traits: false,
@@ -121,8 +126,26 @@ proptest! {
         prop_assert_eq!(&crashed_state.totals, &state.totals);
         let facts = |sent: &Sent| if let Sent::Facts(facts) = sent { facts.len() as u64 } else { 0 };
         let events: u64 = messages.iter().map(facts).sum();
-        let counted = |totals: &WorkspaceTotals| totals.folded + totals.duplicates + totals.suppressed;
+        let counted = |totals: &WorkspaceTotals| totals.folded + totals.duplicates + totals.suppressed + totals.held;
         prop_assert_eq!(state.totals.values().map(counted).sum::<u64>(), events, "every event is counted once");
+    }
+}
+
+proptest! {
+    /// However messages are gathered into steps, held clicks go at the same place and are judged the same.
+    #[test]
+    fn gathering_changes_nothing(messages in messages(), sizes in proptest::collection::vec(1usize..4, 1..9)) {
+        let (whole, state, _) = run(&messages, usize::MAX, |_| false);
+        let (mut step, mut gathered, mut sizes) = (Step::default(), Vec::new(), sizes.iter().cycle());
+        let mut inputs = messages.iter().zip(1u64..).map(|(sent, sequence)| input(sequence, sent));
+        loop {
+            let mut some: VecDeque<Input> = inputs.by_ref().take(*sizes.next().unwrap()).collect();
+            let Some((batch, _)) = step.fold(&mut some, &policies(), usize::MAX) else { break };
+            gathered.extend(DecisionBatch::decode(&batch.encode()).unwrap().decisions);
+        }
+        prop_assert_eq!(&gathered, &whole);
+        prop_assert_eq!(step.state(), state.state());
+        prop_assert_eq!(&step.totals, &state.totals);
     }
 }
 

@@ -1,7 +1,7 @@
 //! On a bus: what one request says, what the next one sees, and what two that come at once make of it.
 
 use inflection_bus::EmbeddedConfig;
-use inflection_domain::{EmailAddress, Timestamp, WorkspaceId};
+use inflection_domain::{EmailAddress, MachineRules, Timestamp, WorkspaceId};
 use inflection_telemetry::Registry;
 use tempfile::TempDir;
 
@@ -55,7 +55,8 @@ async fn send(aliases: &Aliases, facts: &[&str]) -> Vec<String> {
         format!(r#"{{"type":"{kind}","id":"{number}","timestamp":"{at}","email_id":"m"{person}{user}{address}}}"#)
     });
     let body = lines.collect::<Vec<_>>().join("\n");
-    let context = Context { workspace: &workspace, key: &KEY, now };
+    let machine = MachineRules::default();
+    let context = Context { workspace: &workspace, key: &KEY, now, machine: &machine };
     let mut taken = take(body.as_bytes(), Layout::Lines, Priority::Live, context, &|_, _| true).unwrap();
     assert_eq!(taken.facts.len(), facts.len(), "{:?}", taken.rejected);
     aliases.route(&mut taken.facts, &KEY).await.unwrap();
@@ -127,7 +128,8 @@ async fn where_nothing_can_be_read_no_fact_changes() {
     let body = br#"{"type":"identify","timestamp":"2026-11-23T09:59:00Z","person_id":"P","email":"bob@example.com"}"#;
     let workspace = WorkspaceId::new("acme").unwrap();
     let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
-    let context = Context { workspace: &workspace, key: &KEY, now };
+    let machine = MachineRules::default();
+    let context = Context { workspace: &workspace, key: &KEY, now, machine: &machine };
     let mut taken = take(body, Layout::Json, Priority::Live, context, &|_, _| true).unwrap();
     let error = scene.aliases.route(&mut taken.facts, &KEY).await.unwrap_err();
     assert!(matches!(error, RecordError::Unavailable(_)), "{error}");

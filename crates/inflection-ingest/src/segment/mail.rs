@@ -1,5 +1,7 @@
 //! Tracks about a mail: which they are, and what their properties say.
 
+use std::net::IpAddr;
+
 use inflection_domain::members::{self, Member};
 use inflection_domain::{CallKind, Fact, FactKind};
 
@@ -47,7 +49,7 @@ pub(super) fn email_event<'a>(
     arrival: Arrival<'_, 'a>,
 ) -> Result<Fact<'a>, Rejection> {
     let properties = object("properties", item.properties.as_ref())?;
-    let mut input = Input { user_agent: user_agent(context), ..identified(item, arrival)? };
+    let mut input = Input { user_agent: user_agent(context), ip: ip(context), ..identified(item, arrival)? };
     input.email_link_url = link(properties);
     let (mut own, mut addresses, mut list) = (String::new(), [None, None], None);
     for member in members::of(properties) {
@@ -70,7 +72,7 @@ pub(super) fn email_event<'a>(
             }
             // Read already, or ours to say.
             "email_link_url" | "link_url" | "event" | "email_event" | "prospect_id" | "is_unique_open"
-            | "is_unique_click" | "open_source" | "machine_reason" => continue,
+            | "is_unique_click" | "open_source" | "machine_reason" | "classifier_version" => continue,
             key if names_an_address(key) => {
                 let [user_id, email] = &mut addresses;
                 let slot = if key.eq_ignore_ascii_case("email") { email } else { user_id };
@@ -126,6 +128,11 @@ fn word<'a>(member: &Member<'a>) -> Result<Option<Value<'a>>, Rejection> {
         }
         value @ (Value::Null | Value::Number(_) | Value::Text(_)) => Ok(shown(value).map(Value::Text)),
     }
+}
+
+fn ip<'a>(context: Merged<'_, 'a>) -> Option<Value<'a>> {
+    let ip = context.get("ip").map(read_again);
+    ip.filter(|value| matches!(value, Value::Text(text) if text.parse::<IpAddr>().is_ok()))
 }
 
 fn user_agent<'a>(context: Merged<'_, 'a>) -> Option<Value<'a>> {

@@ -1,6 +1,6 @@
 //! What becomes of each call, and of what is wrong with one.
 
-use inflection_domain::{FactKind, InstallationKey, OUR_PROPERTIES, Timestamp, WorkspaceId};
+use inflection_domain::{FactKind, InstallationKey, MachineRules, OUR_PROPERTIES, Timestamp, WorkspaceId};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -13,7 +13,8 @@ const AT: &str = "2026-11-23T09:59:00.000Z";
 fn read<T>(body: &[u8], endpoint: Endpoint, then: impl FnOnce(Result<Taken<'_>, Refusal>) -> T) -> T {
     let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
     let now = Timestamp::parse(NOW).unwrap();
-    let context = Context { workspace: &workspace, key: &key, now };
+    let machine = MachineRules::default();
+    let context = Context { workspace: &workspace, key: &key, now, machine: &machine };
     match Envelope::read(body, endpoint) {
         Ok(envelope) => then(batch::take(&envelope, context, "req_1")),
         Err(refusal) => then(Err(refusal)),

@@ -227,7 +227,8 @@ impl Service {
         in_hand: InHand,
     ) -> Result<(), Refusal> {
         let _facts_in_hand = self.reserve_webhook(Some(&hook.workspace), events.len() * FACT_BYTES)?;
-        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now() };
+        let machine = senders.machine(&hook.workspace);
+        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), machine };
         let mut parsed = hook.adapter.parse(events, delivery, context);
         self.admit_events(senders, &hook.sender(), parsed.facts.len())?;
         if let Some(url) = parsed.confirm.take() {

@@ -157,7 +157,7 @@ pub(crate) fn class_of_ses(kind: &str, sub: &str) -> Option<BounceClass> {
 
 #[cfg(test)]
 mod tests {
-    use inflection_domain::{InstallationKey, WorkspaceId};
+    use inflection_domain::{InstallationKey, MachineRules, WorkspaceId};
 
     use super::*;
     use crate::answer::Code;
@@ -165,7 +165,8 @@ mod tests {
 
     fn fact(report: Report) -> Result<Fact<'static>, Code> {
         let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
-        let context = Context { workspace: &workspace, key: &key, now: at(NOW) };
+        let machine = MachineRules::default();
+        let context = Context { workspace: &workspace, key: &key, now: at(NOW), machine: &machine };
         report.into_fact(Provider::Svix, context).map_err(|why| why.code)
     }
 
@@ -206,7 +207,8 @@ mod tests {
             let mut metadata = Metadata::of(&webhook(Provider::Svix, &[]));
             metadata.add("person_id", &"p".into());
             let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
-            let context = Context { workspace: &workspace, key: &key, now: at(now) };
+            let machine = MachineRules::default();
+            let context = Context { workspace: &workspace, key: &key, now: at(now), machine: &machine };
             let report = Report { at: None, ..Report::new(FactKind::EmailOpened, metadata) };
             report.into_fact(Provider::Svix, context).unwrap().body.event_id
         };

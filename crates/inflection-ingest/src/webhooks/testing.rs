@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use inflection_control::{Provider, Secret, Webhook};
-use inflection_domain::{BounceClass, Fact, InstallationKey, Timestamp, WorkspaceId};
+use inflection_domain::{BounceClass, Fact, InstallationKey, MachineRules, Timestamp, WorkspaceId};
 
 use super::adapter::{Adapter, Delivery, Parsed, Proof, adapter};
 use crate::answer::Code;
@@ -77,7 +77,9 @@ pub(crate) fn parsed(webhook: &Webhook, pairs: &[(&'static str, &str)], body: &[
 fn parse(adapter: &Adapter, delivery: &Delivery<'_>) -> Option<Parsed> {
     let (workspace, key) = (WorkspaceId::new("acme").unwrap(), InstallationKey::new([1; 32]));
     let events = (adapter.events)(delivery)?;
-    Some(adapter.parse(&events, delivery, Context { workspace: &workspace, key: &key, now: at(NOW) }))
+    let machine = MachineRules::default();
+    let context = Context { workspace: &workspace, key: &key, now: at(NOW), machine: &machine };
+    Some(adapter.parse(&events, delivery, context))
 }
 
 /// The one fact of a body.

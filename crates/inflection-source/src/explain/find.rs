@@ -42,6 +42,8 @@ pub(super) enum Hop {
         occurred_at: Timestamp,
         /// Whom it is about.
         person: PersonId,
+        /// It is a click that identity holds, to judge it with those that come after it.
+        held: bool,
     },
     /// It was decided, and made no call: only its key is kept.
     Silent,
@@ -92,6 +94,11 @@ impl Place {
 impl Found {
     fn is(&self, workspace: &WorkspaceId, event_id: &EventId) -> bool {
         self.workspace == *workspace && self.event_id == *event_id
+    }
+
+    /// Whether this is the same event while it was held.
+    fn is_held_of(&self, later: &Self) -> bool {
+        matches!(self.hop, Hop::Waiting { held: true, .. }) && self.is(&later.workspace, &later.event_id)
     }
 
     /// Takes its further copies out of what waits, and counts them.
@@ -246,8 +253,17 @@ impl<'w> Wanted<'w> {
         let Some(event_id) = &self.event else { return found };
         for EventKey { workspace, key, .. } in &self.keys {
             let told = found.iter().any(|found| found.is(workspace, event_id));
-            if !told && batch.changes.seen.contains(key) {
-                let (event_id, workspace, hop) = (event_id.clone(), workspace.clone(), Hop::Silent);
+            if told {
+                continue;
+            }
+            // A held click stands here when it comes, and again when another one shows what it is.
+            let held = batch.changes.held.iter().find(|(_, click)| click.head.event == *key && !click.erased);
+            let hop = match held.and_then(|(_, click)| Some((click, decode_body(&click.body).ok()?.person))) {
+                Some((click, person)) => Hop::Waiting { occurred_at: click.head.occurred_at, person, held: true },
+                None => Hop::Silent,
+            };
+            if batch.changes.seen.contains(key) || matches!(hop, Hop::Waiting { .. }) {
+                let (event_id, workspace) = (event_id.clone(), workspace.clone());
                 found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, hop });
             }
         }
@@ -404,6 +420,10 @@ impl<'s> Search<'s> {
                 let batch = decode(log, sequence, DecisionBatch::decode(&payload))?;
                 for mut found in self.wanted.found_in(&batch, partition, sequence) {
                     found.take_repeats(waiting);
+                    // What was held is told by what became of it.
+                    let told = newest.len();
+                    newest.retain(|earlier: &Found| !earlier.is_held_of(&found));
+                    self.total = self.total.saturating_sub((told - newest.len()) as u64);
                     self.total += 1;
                     newest.push_back(found);
                     if newest.len() > EVENTS_MAX {
@@ -426,7 +446,7 @@ fn undecided(waiting: Vec<Waiting>, partition: u16) -> Vec<Found> {
             found.repeats_waiting += 1;
             continue;
         }
-        let hop = Hop::Waiting { occurred_at, person };
+        let hop = Hop::Waiting { occurred_at, person, held: false };
         first.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting: 0, hop });
     }
     first

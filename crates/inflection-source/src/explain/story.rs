@@ -18,6 +18,7 @@ const KNOWN_OR_CLAIMED: &str = "the person was already known as this user, or as
 const ROUTED: &str = "it named only an address, which an identify had tied to this person";
 const UNDECIDED: &str = "identity has not decided it yet";
 
+const HELD: &str = "identity holds this click for a moment, to judge it with those that come after it";
 const SILENT: &str = "it was decided, and there was nothing new to tell Segment: the same was told of its mail or person \
     before, or the workspace's policy leaves it out";
 const NO_CONNECTIONS: &str = "no connection of its workspace is known here, so what became of its calls cannot be told";
@@ -58,9 +59,9 @@ pub(super) fn event(found: &Found, calls: Vec<CallStory>, addresses: bool) -> Ev
         why: why.to_owned(),
     };
     let (verdict, occurred_at, identity, why) = match &found.hop {
-        Hop::Waiting { occurred_at, person } => {
+        Hop::Waiting { occurred_at, person, held } => {
             let identity = identity(None, person.as_str(), UNDECIDED);
-            (Verdict::Waiting, Some(*occurred_at), Some(identity), Some(WAITING))
+            (Verdict::Waiting, Some(*occurred_at), Some(identity), Some(if *held { HELD } else { WAITING }))
         }
         Hop::Silent => (Verdict::New, None, None, Some(SILENT)),
         Hop::Decided(event) => {

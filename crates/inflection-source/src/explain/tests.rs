@@ -45,7 +45,7 @@ pub(crate) fn fact(event: &str, person: &str) -> Fact<'static> {
         mail: MailRef::new(key, Some("run"), Some("mail"), None),
         link: None,
         link_kind: LinkKind::Content,
-        machine: false,
+        machine: inflection_domain::MachineCheck::default(),
         bounce_class: BounceClass::Undetermined,
         scope: 0,
         has_traits: false,

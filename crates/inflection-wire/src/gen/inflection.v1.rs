@@ -85,6 +85,7 @@ pub struct Event {
     pub link_url: ::prost::alloc::string::String,
     #[prost(enumeration = "LinkKind", tag = "11")]
     pub link_kind: i32,
+    /// Of versions before `machine_signal`, and for them: MACHINE_SIGNAL_MACHINE.
     #[prost(bool, tag = "12")]
     pub machine: bool,
     #[prost(enumeration = "BounceClass", tag = "13")]
@@ -96,6 +97,16 @@ pub struct Event {
     /// An encoded FactBody. Identity passes it on unread.
     #[prost(bytes = "bytes", tag = "16")]
     pub body: ::prost::bytes::Bytes,
+    #[prost(enumeration = "MachineSignal", tag = "17")]
+    pub machine_signal: i32,
+    #[prost(enumeration = "MachinePolicy", tag = "18")]
+    pub machine_policy: i32,
+    /// Whether its time counts as evidence.
+    #[prost(bool, tag = "19")]
+    pub timed: bool,
+    /// How long a click is held in log time, to be judged with those that come after it. 0: not at all.
+    #[prost(uint32, tag = "20")]
+    pub hold_ms: u32,
 }
 /// What a fact says beyond what identity decides by. Delivery renders calls from it. Empty means absent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -161,6 +172,9 @@ pub struct FactBody {
     pub context: ::prost::alloc::string::String,
     #[prost(string, tag = "29")]
     pub integrations: ::prost::alloc::string::String,
+    /// Version of the rules by which an open or click was judged; 0: not judged.
+    #[prost(uint32, tag = "30")]
+    pub classifier_version: u32,
     /// The sender named only the address, and an identify had said whose it is: `person_id` is that person.
     #[prost(bool, tag = "40")]
     pub routed_by_address: bool,
@@ -326,6 +340,81 @@ impl LinkKind {
         }
     }
 }
+/// What an open or click showed of who did it, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MachineSignal {
+    Unspecified = 0,
+    /// Somebody who knows says that it was a person.
+    Human = 1,
+    /// A strong sign of a machine that is not decisive alone.
+    Suspect = 2,
+    Machine = 3,
+    /// A fetch ahead of any reading: no open at all.
+    Prefetched = 4,
+}
+impl MachineSignal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MACHINE_SIGNAL_UNSPECIFIED",
+            Self::Human => "MACHINE_SIGNAL_HUMAN",
+            Self::Suspect => "MACHINE_SIGNAL_SUSPECT",
+            Self::Machine => "MACHINE_SIGNAL_MACHINE",
+            Self::Prefetched => "MACHINE_SIGNAL_PREFETCHED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MACHINE_SIGNAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "MACHINE_SIGNAL_HUMAN" => Some(Self::Human),
+            "MACHINE_SIGNAL_SUSPECT" => Some(Self::Suspect),
+            "MACHINE_SIGNAL_MACHINE" => Some(Self::Machine),
+            "MACHINE_SIGNAL_PREFETCHED" => Some(Self::Prefetched),
+            _ => None,
+        }
+    }
+}
+/// What is done with opens or clicks of machines, as it was configured when the fact was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MachinePolicy {
+    Unspecified = 0,
+    Flag = 1,
+    Include = 2,
+    Drop = 3,
+    Separate = 4,
+}
+impl MachinePolicy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MACHINE_POLICY_UNSPECIFIED",
+            Self::Flag => "MACHINE_POLICY_FLAG",
+            Self::Include => "MACHINE_POLICY_INCLUDE",
+            Self::Drop => "MACHINE_POLICY_DROP",
+            Self::Separate => "MACHINE_POLICY_SEPARATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MACHINE_POLICY_UNSPECIFIED" => Some(Self::Unspecified),
+            "MACHINE_POLICY_FLAG" => Some(Self::Flag),
+            "MACHINE_POLICY_INCLUDE" => Some(Self::Include),
+            "MACHINE_POLICY_DROP" => Some(Self::Drop),
+            "MACHINE_POLICY_SEPARATE" => Some(Self::Separate),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DecisionBatch {
     /// Sequence in `events.<partition>` up to which input is consumed.
@@ -372,6 +461,9 @@ pub struct WorkspaceTotals {
     /// Facts of suppressed persons, dropped.
     #[prost(uint64, tag = "8")]
     pub suppressed: u64,
+    /// Clicks that are held now: seen, and not decided yet. Not cumulative.
+    #[prost(uint64, tag = "9")]
+    pub held: u64,
 }
 /// One fact and what Segment is told because of it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -410,6 +502,9 @@ pub struct Call {
     /// The link of an earlier click.
     #[prost(string, tag = "6")]
     pub link_url: ::prost::alloc::string::String,
+    /// On raw opens and clicks: then a machine did it, whatever the body says.
+    #[prost(enumeration = "MachineTimes", tag = "7")]
+    pub machine_times: i32,
 }
 /// Full replacements of what the step touched. Applied in log order they are the state.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -434,6 +529,46 @@ pub struct StateChanges {
     pub forgotten_persons: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "8")]
     pub forgotten_mails: ::prost::bytes::Bytes,
+    /// Receive time that holds of clicks are measured by, in Unix milliseconds.
+    #[prost(int64, tag = "9")]
+    pub clock_ms: i64,
+    #[prost(message, repeated, tag = "10")]
+    pub held: ::prost::alloc::vec::Vec<HeldClickState>,
+    /// Numbers of clicks that are held no more.
+    #[prost(uint64, repeated, tag = "11")]
+    pub released: ::prost::alloc::vec::Vec<u64>,
+    #[prost(message, repeated, tag = "12")]
+    pub recent_clicks: ::prost::alloc::vec::Vec<RecentClicksState>,
+}
+/// A click that waits for what comes after it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldClickState {
+    /// Of its arrival, in the partition. A number may be used again when its click is held no more.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(int64, tag = "2")]
+    pub until_ms: i64,
+    /// Part of a burst.
+    #[prost(bool, tag = "3")]
+    pub burst: bool,
+    /// Its person was erased: nothing will come of it.
+    #[prost(bool, tag = "4")]
+    pub erased: bool,
+    /// An encoded Event.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub event: ::prost::bytes::Bytes,
+}
+/// The last links of a mail that were clicked: link and time in Unix milliseconds, at one place of both lists.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecentClicksState {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub mail_key: ::prost::bytes::Bytes,
+    #[prost(int64, tag = "2")]
+    pub touched_ms: i64,
+    #[prost(fixed64, repeated, tag = "3")]
+    pub links: ::prost::alloc::vec::Vec<u64>,
+    #[prost(sint64, repeated, tag = "4")]
+    pub at_ms: ::prost::alloc::vec::Vec<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PersonState {
@@ -477,6 +612,9 @@ pub struct DeliveryState {
     pub bounces: ::prost::alloc::vec::Vec<i32>,
     #[prost(fixed64, repeated, tag = "12")]
     pub scopes: ::prost::alloc::vec::Vec<u64>,
+    /// When it was delivered, in units of 10 ms since 1970, modulo 2^32; 0 when that is not known.
+    #[prost(fixed32, tag = "13")]
+    pub delivered_at: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PendingLink {
@@ -503,6 +641,8 @@ pub enum CallKind {
     Group = 12,
     CustomTrack = 13,
     Screen = 14,
+    EmailMachineOpened = 15,
+    LinkMachineClicked = 16,
 }
 impl CallKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -528,6 +668,8 @@ impl CallKind {
             Self::Group => "CALL_KIND_GROUP",
             Self::CustomTrack => "CALL_KIND_CUSTOM_TRACK",
             Self::Screen => "CALL_KIND_SCREEN",
+            Self::EmailMachineOpened => "CALL_KIND_EMAIL_MACHINE_OPENED",
+            Self::LinkMachineClicked => "CALL_KIND_LINK_MACHINE_CLICKED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -550,6 +692,8 @@ impl CallKind {
             "CALL_KIND_GROUP" => Some(Self::Group),
             "CALL_KIND_CUSTOM_TRACK" => Some(Self::CustomTrack),
             "CALL_KIND_SCREEN" => Some(Self::Screen),
+            "CALL_KIND_EMAIL_MACHINE_OPENED" => Some(Self::EmailMachineOpened),
+            "CALL_KIND_LINK_MACHINE_CLICKED" => Some(Self::LinkMachineClicked),
             _ => None,
         }
     }
@@ -582,6 +726,36 @@ impl OpenSource {
             "OPEN_SOURCE_PIXEL" => Some(Self::Pixel),
             "OPEN_SOURCE_CONFIRMED_BY_CLICK" => Some(Self::ConfirmedByClick),
             "OPEN_SOURCE_IMPLIED_BY_CLICK" => Some(Self::ImpliedByClick),
+            _ => None,
+        }
+    }
+}
+/// What the times of several facts showed of an open or click.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MachineTimes {
+    Unspecified = 0,
+    AfterDelivery = 1,
+    Burst = 2,
+}
+impl MachineTimes {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MACHINE_TIMES_UNSPECIFIED",
+            Self::AfterDelivery => "MACHINE_TIMES_AFTER_DELIVERY",
+            Self::Burst => "MACHINE_TIMES_BURST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MACHINE_TIMES_UNSPECIFIED" => Some(Self::Unspecified),
+            "MACHINE_TIMES_AFTER_DELIVERY" => Some(Self::AfterDelivery),
+            "MACHINE_TIMES_BURST" => Some(Self::Burst),
             _ => None,
         }
     }
@@ -836,6 +1010,9 @@ pub struct Snapshot {
     /// The state: each an encoded StatePortion, so that a reader holds one decoded at a time. In any order.
     #[prost(bytes = "bytes", repeated, tag = "8")]
     pub portions: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Receive time that holds of clicks are measured by.
+    #[prost(int64, tag = "9")]
+    pub clock_ms: i64,
 }
 /// A part of the state: some thousand keys of any kind. No key stands in two portions.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -852,6 +1029,11 @@ pub struct StatePortion {
     /// Tombstones of suppressed persons, 16 bytes each, joined. A snapshot that has any is of version 2.
     #[prost(bytes = "bytes", tag = "5")]
     pub tombstones: ::prost::bytes::Bytes,
+    /// Clicks that are held. A snapshot that has any is of version 3.
+    #[prost(message, repeated, tag = "6")]
+    pub held: ::prost::alloc::vec::Vec<HeldClickState>,
+    #[prost(message, repeated, tag = "7")]
+    pub recent_clicks: ::prost::alloc::vec::Vec<RecentClicksState>,
 }
 /// Event keys that were seen on one day.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -893,6 +1075,9 @@ pub struct MailColumns {
     /// Of the mails that have one, in their order.
     #[prost(fixed64, repeated, tag = "6")]
     pub open_winners: ::prost::alloc::vec::Vec<u64>,
+    /// As in DeliveryState. Empty in snapshots of versions that did not write it: then all are 0.
+    #[prost(fixed32, repeated, tag = "7")]
+    pub delivered_at: ::prost::alloc::vec::Vec<u32>,
 }
 /// The record `snapshots.<partition>`: which blob is the newest, and what of the log is gone. Written with
 /// compare-and-set only.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use inflection_domain::{BounceClass, Delivery, Hash128, PartitionState, Person, Restore, Tombstone, UserId};
+use inflection_domain::{
+    BounceClass, Delivery, Hash128, PartitionState, Person, Restore, Timestamp, Tombstone, UserId,
+};
 use prost::Message as _;
 
-use crate::decisions::{decode_delivery, encode_delivery};
+use crate::decisions::{decode_delivery, decode_held, decode_recent, encode_delivery, encode_held, encode_recent};
 use crate::{DecodeError, enums, joined, keys as split, pb, tombstone};
 
 /// Keys of one portion: enough that its own cost is nothing, few enough that it stays in the cache.
@@ -24,7 +26,15 @@ pub(super) fn encode(state: &PartitionState) -> impl Iterator<Item = pb::StatePo
     let persons = lists(state.persons()).map(encode_persons);
     let mails = lists(state.deliveries()).map(encode_mails);
     let tombstones = lists(state.tombstones()).map(|tombstones| encode_tombstones(&tombstones));
-    seen.chain(persons).chain(mails).chain(tombstones)
+    let held = lists(state.held_clicks()).map(|clicks| pb::StatePortion {
+        held: clicks.into_iter().map(|(number, click)| encode_held(number, click)).collect(),
+        ..pb::StatePortion::default()
+    });
+    let recent = lists(state.recent_clicks()).map(|mails| pb::StatePortion {
+        recent_clicks: mails.into_iter().map(|(mail, recent)| encode_recent(mail, recent)).collect(),
+        ..pb::StatePortion::default()
+    });
+    seen.chain(persons).chain(mails).chain(tombstones).chain(held).chain(recent)
 }
 
 /// Adds a portion to the state that is being rebuilt.
@@ -43,6 +53,12 @@ pub(super) fn decode(portion: Bytes, state: &mut Restore) -> Result<(), DecodeEr
         state.deliveries([decode_delivery(delivery)?]);
     }
     state.tombstones(split("tombstones", &portion.tombstones)?.map(tombstone));
+    for click in &portion.held {
+        state.held(Timestamp::default(), [decode_held(click)?]);
+    }
+    for recent in &portion.recent_clicks {
+        state.recent([decode_recent(recent)?]);
+    }
     Ok(())
 }
 
@@ -100,6 +116,7 @@ fn encode_mails(deliveries: Vec<(Hash128, Delivery)>) -> pb::StatePortion {
             columns.unique_opens.push(delivery.unique_open.map_or(0, enums::open_source_to));
             columns.bounces.push(delivery.bounces.iter().fold(0, |bits, class| bits | bit(*class)));
             columns.open_winners.extend(delivery.open_winner);
+            columns.delivered_at.push(delivery.delivered_at);
         } else {
             whole.push(encode_delivery((key, delivery)));
         }
@@ -114,6 +131,10 @@ fn decode_mails(columns: &pb::MailColumns) -> Result<Vec<(Hash128, Delivery)>, D
     if rows != [keys.len(); 4] {
         return Err(DecodeError::Field("mails"));
     }
+    if ![0, keys.len()].contains(&columns.delivered_at.len()) {
+        return Err(DecodeError::Field("delivered_at"));
+    }
+    let mut delivered_at = columns.delivered_at.iter().copied().chain(std::iter::repeat(0));
     let mut winners = columns.open_winners.iter().copied();
     let mut winner = || winners.next().ok_or(DecodeError::Field("open_winners"));
     let rows = keys.zip(&columns.days).zip(&columns.marks).zip(&columns.unique_opens).zip(&columns.bounces);
@@ -121,6 +142,7 @@ fn decode_mails(columns: &pb::MailColumns) -> Result<Vec<(Hash128, Delivery)>, D
         let delivery = Delivery {
             day: *day,
             delivered: marks & DELIVERED != 0,
+            delivered_at: delivered_at.next().unwrap_or_default(),
             spam: marks & SPAM != 0,
             machine_open: marks & MACHINE_OPEN != 0,
             unique_open: enums::open_source_from(*unique_open),

@@ -1,8 +1,8 @@
 //! A restored partition cannot be told from one that never stopped, and a damaged snapshot restores nothing.
 
 use inflection_domain::{
-    BounceClass, FactKind, Head, InstallationKey, LinkKind, LinkRef, MailRef, OrderKind, PersonOrder, Policy,
-    Tombstone, UserId, Verdict, WorkspaceId,
+    BounceClass, FactKind, Head, InstallationKey, LinkKind, LinkRef, MachineCheck, MachineSignal, MailRef, OrderKind,
+    PersonOrder, Policy, Tombstone, UserId, Verdict, WorkspaceId,
 };
 use proptest::prelude::*;
 
@@ -41,13 +41,25 @@ fn fold(state: &mut PartitionState, (kind, event, person, mail, which, machine, 
         mail: MailRef::new(person, Some("run"), Some(&mail.to_string()), None),
         link: Some(LinkRef::new(None, &format!("https://example.com/{which}"))),
         link_kind: LinkKind::Content,
-        machine,
+        machine: MachineCheck {
+            signal: if machine { MachineSignal::Machine } else { MachineSignal::None },
+            policy: None,
+            timed: true,
+            hold_ms: 20_000 * u32::from(event % 2),
+        },
         bounce_class: BounceClass::ALL[usize::from(which)],
         scope: which.into(),
         has_traits: true,
     };
-    state.advance(Timestamp::from_ms(state.log_time().as_ms() + time));
-    state.fold(&Policy::default(), &KEY, &head)
+    let now = Timestamp::from_ms(state.log_time().as_ms() + time);
+    state.advance(now);
+    state.tick(now);
+    while state.release(|_| Policy::default(), &KEY).is_some() {}
+    let verdict = state.fold(&Policy::default(), &KEY, &head);
+    if matches!(&verdict, Verdict::Folded(decision) if decision.held) {
+        state.hold(&head, b"sealed");
+    }
+    verdict
 }
 
 fn head() -> SnapshotHead {
@@ -101,8 +113,15 @@ proptest! {
 }
 
 #[test]
-fn only_tombstones_need_the_newer_version() {
+fn only_tombstones_and_held_clicks_need_a_newer_version() {
     let mut state = some_of_everything();
+    // A click of which nothing is known, held.
+    let click = FactKind::ALL.iter().position(|kind| *kind == FactKind::LinkClicked).unwrap();
+    fold(&mut state, (click, 59, 7, 0, 1, false, 0));
+    assert!(state.held_clicks().count() > 0 && state.recent_clicks().count() > 0);
+    assert_eq!(Header::read(&Snapshot::encode(&head(), &state)).unwrap().version, 3);
+    round_trip(&state);
+    fold(&mut state, (0, 58, 7, 0, 1, false, 60_000));
     assert_eq!(Header::read(&Snapshot::encode(&head(), &state)).unwrap().version, 2);
     fold(&mut state, (FactKind::ALL.len(), 0, 200, 0, 2, false, 0));
     assert_eq!(Header::read(&Snapshot::encode(&head(), &state)).unwrap().version, 1);
@@ -132,7 +151,7 @@ fn many_keys_make_several_portions() {
             mail: MailRef::new(person, Some("run"), None, None),
             link: Some(LinkRef::new(None, "https://example.com")),
             link_kind: LinkKind::Content,
-            machine: false,
+            machine: MachineCheck::default(),
             bounce_class: BounceClass::Hard,
             scope: 0,
             has_traits: false,
@@ -168,7 +187,7 @@ fn each_reason_for_refusal_has_its_name() {
     assert!(matches!(refusal(&|blob| blob.clear()), SnapshotError::NotASnapshot));
     assert!(matches!(refusal(&|blob| blob[0] = b'?'), SnapshotError::NotASnapshot));
     assert!(matches!(refusal(&|blob| blob[8] = 0), SnapshotError::NotASnapshot));
-    assert!(matches!(refusal(&|blob| blob[8] = 3), SnapshotError::Newer(3)));
+    assert!(matches!(refusal(&|blob| blob[8] = 4), SnapshotError::Newer(4)));
     assert!(matches!(refusal(&|blob| blob.truncate(100)), SnapshotError::Damaged(_)));
     assert!(matches!(refusal(&|blob| blob[99] ^= 1), SnapshotError::Checksum));
 }
@@ -194,12 +213,17 @@ fn content_that_makes_no_sense_is_refused() {
         unique_opens: vec![1],
         bounces: vec![0],
         open_winners: vec![],
+        delivered_at: vec![],
     };
+    let of_two = pb::MailColumns { marks: vec![0], delivered_at: vec![1, 2], ..mails.clone() };
+    let lost = pb::RecentClicksState { mail_key: keys.clone(), links: vec![1], ..Default::default() };
     let no_user = pb::PersonColumns { person_keys: keys.clone(), known_user_ids: String::new() };
     let half_a_key = pb::SeenDay { day: 0, event_keys: keys.slice(..8) };
     for nonsense in [
         pb::StatePortion { mails: Some(mails.clone()), ..pb::StatePortion::default() },
         pb::StatePortion { mails: Some(pb::MailColumns { days: vec![], ..mails }), ..pb::StatePortion::default() },
+        pb::StatePortion { mails: Some(of_two), ..pb::StatePortion::default() },
+        pb::StatePortion { recent_clicks: vec![lost], ..pb::StatePortion::default() },
         pb::StatePortion { persons: Some(no_user), ..pb::StatePortion::default() },
         pb::StatePortion { seen: vec![half_a_key], ..pb::StatePortion::default() },
     ] {

@@ -2,7 +2,7 @@
 
 use inflection_control::P256_SPKI_PREFIX;
 use inflection_control::Provider::Sendgrid;
-use inflection_domain::{BounceClass, Fact, FactKind};
+use inflection_domain::{BounceClass, Fact, FactKind, MachineSignal};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 
@@ -51,7 +51,7 @@ fn fields_are_carried_over() {
     assert_eq!(body.person.as_str(), "p");
     assert_eq!(body.campaign_id.as_deref(), Some("c"));
     assert_eq!(body.provider_message_id.as_deref(), Some("m1"));
-    assert!(body.is_machine && fact.head.machine);
+    assert!(body.is_machine && fact.head.machine.signal == MachineSignal::Machine);
     assert_eq!(fact.head.occurred_at.to_string(), "2026-11-23T08:00:00.000Z");
     // What SendGrid takes for no machine is still judged here.
     let opened = |says: &str| event(&format!(r#""event":"open","useragent":"Mozilla/5.0"{says}"#)).body;

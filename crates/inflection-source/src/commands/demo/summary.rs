@@ -18,7 +18,9 @@ pub(crate) fn print(campaign: &Campaign, sent: u64, sandbox: &Sandbox, ledger: &
     say(&format!("\nSent      {sent} events in {:.1} s, {} of them twice", took.as_secs_f64(), campaign.repeats));
     say("\nSegment received");
     for kind in CallKind::ALL {
-        if let Some(name) = kind.event_name() {
+        // The two that machines' opens and clicks may be told as are none of the nine.
+        let of_machines = matches!(kind, CallKind::EmailMachineOpened | CallKind::LinkMachineClicked);
+        if let Some(name) = kind.event_name().filter(|name| !of_machines || count(name) > 0) {
             let note = if kind.is_derived() { "   derived, once each" } else { "" };
             say(&format!("  {:>7}  {name}{note}", count(name)));
         }
