@@ -217,7 +217,7 @@ mod tests {
             mail: MailRef::new(key, Some("run"), None, None),
             link: None,
             link_kind: LinkKind::Content,
-            machine: false,
+            machine: crate::MachineCheck::default(),
             bounce_class: BounceClass::default(),
             scope: 0,
             has_traits: false,
