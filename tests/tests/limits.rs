@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use inflection_tests::announce::announce;
 use inflection_tests::arrived::{Arrived, first_arrivals};
 use inflection_tests::config::{Key, Workspace};
 use inflection_tests::fact::{self, Fact, recently_ms};
@@ -130,13 +131,11 @@ fn a_flood_is_told_to_wait_and_nobody_else_notices(kind: Kind) {
     let p99 = times[CALM_REQUESTS * 99 / 100 - 1];
     let taken: Vec<&String> = floods.iter().flat_map(|flood| &flood.taken).collect();
     let limited: usize = floods.iter().map(|flood| flood.limited).sum();
-    println!(
-        "{} events of the flood taken in {lasted:?}, {limited} requests told to wait; calm p99 {p99:?}",
-        taken.len()
-    );
+    let count = taken.len();
+    announce(&format!("{count} events of the flood taken in {lasted:?}, {limited} requests waited; calm p99 {p99:?}"));
     assert!(p99 < CALM_P99, "the calm one waits {p99:?}");
     assert!(limited > 0 && !taken.is_empty(), "{limited} waited, {} taken", taken.len());
-    let most = EVENTS_PER_SECOND * (lasted.as_secs() as usize + 2);
+    let most = EVENTS_PER_SECOND * (usize::try_from(lasted.as_secs()).unwrap_or(usize::MAX) + 2);
     assert!(taken.len() <= most, "{} events in {lasted:?}", taken.len());
 
     install.settle();
