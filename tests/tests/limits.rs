@@ -32,7 +32,7 @@ const FLOODING: usize = 4;
 const EVENTS: usize = 20;
 /// Requests of the one that must not notice, and how long the slowest hundredth of them may take.
 const CALM_REQUESTS: usize = 300;
-const CALM_P99: Duration = Duration::from_millis(500);
+const CALM_P99: Duration = Duration::from_secs(1);
 
 fn limited() -> Workspace {
     let mut flood = Workspace::new("flood");
@@ -158,7 +158,8 @@ fn a_flood_is_told_to_wait_and_nobody_else_notices(kind: Kind) {
 #[test]
 fn each_key_of_a_workspace_has_a_rate_of_its_own() {
     let segment = Segment::start();
-    let mut workspace = limited();
+    let mut workspace = Workspace::new("flood");
+    workspace.lines.push("ingest_limits = { events_per_second = 1 }".to_owned());
     workspace.ingest_keys.push(Key::Value("ik_second_9d2c4f71a6e84b0e".to_owned()));
     let standalone = Standalone::start_with(&segment, &[workspace.clone()]);
     let mut client = Client::new(standalone.ingest());
@@ -166,10 +167,11 @@ fn each_key_of_a_workspace_has_a_rate_of_its_own() {
         let body = fact::body(&deliveries(&format!("own-{number}"), 0, events));
         client.call(&Request::json("/v1/events", body).bearer(key)).expect("an answer")
     };
-    assert_eq!(send(workspace.ingest_key(), 0, EVENTS_PER_SECOND + 200).status, 200, "a full budget lets it through");
-    let refused = send(workspace.ingest_key(), 1, EVENTS_PER_SECOND);
-    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("2")), "what was too much is paid for");
-    assert_eq!(send("ik_second_9d2c4f71a6e84b0e", 2, EVENTS_PER_SECOND).status, 200, "the other key");
+    assert_eq!(send(workspace.ingest_key(), 0, 300).status, 200, "a full budget lets it through");
+    let refused = send(workspace.ingest_key(), 1, 1);
+    let wait: u64 = refused.header("retry-after").and_then(|text| text.parse().ok()).expect("seconds to wait");
+    assert!(refused.status == 429 && (200..=300).contains(&wait), "what was too much is paid for, in {wait} s");
+    assert_eq!(send("ik_second_9d2c4f71a6e84b0e", 2, 300).status, 200, "the other key");
     let metrics = standalone.admin().get("/metrics").expect("an answer").text();
     let line = "inflection_ingest_requests_limited_total{workspace=\"flood\",limit=\"events\"} 1";
     assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
