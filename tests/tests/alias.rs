@@ -4,6 +4,7 @@
 #![expect(clippy::expect_used, reason = "helpers of checks: a panic is a failed check with its reason")]
 
 use std::slice::from_ref;
+use std::time::{Duration, Instant};
 
 use inflection_tests::arrived::{Arrived, first_arrivals};
 use inflection_tests::binary;
@@ -91,7 +92,6 @@ fn what_comes_to_an_address_is_its_persons(kind: Kind) {
     send(cast.identify("i3", "q", None, &shared));
     send(cast.identify("i4", "r", None, &shared));
     send(cast.open("o3", "m-shared").email(&shared));
-    drop(send);
     install.stop(Stop::Kill);
     install.start_again();
     let mut sender = Sender::new(install.ingest(), acme.ingest_key());
@@ -195,6 +195,34 @@ fn every_process_knows_what_one_was_told() {
     eventually("every open is its user's", SOON, || {
         let wrong = wrong(&first_arrivals(segment.calls()));
         holds(wrong.is_empty(), || wrong.join(" "))
+    });
+}
+
+/// While the bus cannot say whose an address is, nothing is taken that has only one; sent again it counts once.
+#[test]
+fn without_an_answer_about_an_address_nothing_is_taken() {
+    let cast = Cast::announced("alias outage");
+    let segment = Segment::start();
+    let acme = Workspace::new("acme");
+    let mut fleet = Fleet::start(&segment, from_ref(&acme));
+    let mut sender = Sender::new(fleet.ingest(), acme.ingest_key());
+    let ann = cast.address("ann");
+    sender.take(&[cast.identify("i", "p", Some("u"), &ann)]);
+    fleet.nats().kill();
+    let open = cast.open("o", "m").email(&ann);
+    let refused = sender.post(from_ref(&open));
+    assert_eq!((refused.status, refused.error_code().as_deref()), (503, Some("storage_unavailable")));
+    assert!(refused.header("retry-after").is_some(), "it is told when to send again");
+    let began = Instant::now();
+    assert_eq!(sender.post(from_ref(&open)).status, 503);
+    assert!(began.elapsed() < Duration::from_secs(3), "known to be away, but answered after {:?}", began.elapsed());
+    fleet.nats().start_again();
+    sender.take_eventually(&[open]);
+    eventually("the open is the user's, once", SOON, || {
+        let calls = first_arrivals(segment.calls());
+        let (opens, unique) = (of_mail(&calls, "Email Opened", "m"), of_mail(&calls, "Email Unique Opens", "m"));
+        let users: Vec<Option<&str>> = opens.iter().chain(&unique).map(|call| call.user_id()).collect();
+        holds(users == [Some(cast.id("u").as_str()); 2], || format!("{users:?}"))
     });
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use inflection_tests::announce::announce;
 use inflection_tests::arrived::{Arrived, first_arrivals};
 use inflection_tests::config::{Key, Workspace};
 use inflection_tests::fact::{self, Fact, recently_ms};
@@ -31,7 +32,7 @@ const FLOODING: usize = 4;
 const EVENTS: usize = 20;
 /// Requests of the one that must not notice, and how long the slowest hundredth of them may take.
 const CALM_REQUESTS: usize = 300;
-const CALM_P99: Duration = Duration::from_millis(500);
+const CALM_P99: Duration = Duration::from_secs(1);
 
 fn limited() -> Workspace {
     let mut flood = Workspace::new("flood");
@@ -130,13 +131,11 @@ fn a_flood_is_told_to_wait_and_nobody_else_notices(kind: Kind) {
     let p99 = times[CALM_REQUESTS * 99 / 100 - 1];
     let taken: Vec<&String> = floods.iter().flat_map(|flood| &flood.taken).collect();
     let limited: usize = floods.iter().map(|flood| flood.limited).sum();
-    println!(
-        "{} events of the flood taken in {lasted:?}, {limited} requests told to wait; calm p99 {p99:?}",
-        taken.len()
-    );
+    let count = taken.len();
+    announce(&format!("{count} events of the flood taken in {lasted:?}, {limited} requests waited; calm p99 {p99:?}"));
     assert!(p99 < CALM_P99, "the calm one waits {p99:?}");
     assert!(limited > 0 && !taken.is_empty(), "{limited} waited, {} taken", taken.len());
-    let most = EVENTS_PER_SECOND * (lasted.as_secs() as usize + 2);
+    let most = EVENTS_PER_SECOND * (usize::try_from(lasted.as_secs()).unwrap_or(usize::MAX) + 2);
     assert!(taken.len() <= most, "{} events in {lasted:?}", taken.len());
 
     install.settle();
@@ -159,7 +158,8 @@ fn a_flood_is_told_to_wait_and_nobody_else_notices(kind: Kind) {
 #[test]
 fn each_key_of_a_workspace_has_a_rate_of_its_own() {
     let segment = Segment::start();
-    let mut workspace = limited();
+    let mut workspace = Workspace::new("flood");
+    workspace.lines.push("ingest_limits = { events_per_second = 1 }".to_owned());
     workspace.ingest_keys.push(Key::Value("ik_second_9d2c4f71a6e84b0e".to_owned()));
     let standalone = Standalone::start_with(&segment, &[workspace.clone()]);
     let mut client = Client::new(standalone.ingest());
@@ -167,10 +167,11 @@ fn each_key_of_a_workspace_has_a_rate_of_its_own() {
         let body = fact::body(&deliveries(&format!("own-{number}"), 0, events));
         client.call(&Request::json("/v1/events", body).bearer(key)).expect("an answer")
     };
-    assert_eq!(send(workspace.ingest_key(), 0, EVENTS_PER_SECOND + 200).status, 200, "a full budget lets it through");
-    let refused = send(workspace.ingest_key(), 1, EVENTS_PER_SECOND);
-    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("2")), "what was too much is paid for");
-    assert_eq!(send("ik_second_9d2c4f71a6e84b0e", 2, EVENTS_PER_SECOND).status, 200, "the other key");
+    assert_eq!(send(workspace.ingest_key(), 0, 300).status, 200, "a full budget lets it through");
+    let refused = send(workspace.ingest_key(), 1, 1);
+    let wait: u64 = refused.header("retry-after").and_then(|text| text.parse().ok()).expect("seconds to wait");
+    assert!(refused.status == 429 && (200..=300).contains(&wait), "what was too much is paid for, in {wait} s");
+    assert_eq!(send("ik_second_9d2c4f71a6e84b0e", 2, 300).status, 200, "the other key");
     let metrics = standalone.admin().get("/metrics").expect("an answer").text();
     let line = "inflection_ingest_requests_limited_total{workspace=\"flood\",limit=\"events\"} 1";
     assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
@@ -191,7 +192,7 @@ fn who_holds_all_it_may_leaves_room_for_others() {
         stream.write_all(&head).expect("a head is sent");
         stream
     };
-    let held: Vec<TcpStream> = (1..SHARE_BYTES / BODY_BYTES).map(|_| announced(flooding.ingest_key())).collect();
+    let mut held: Vec<TcpStream> = (1..SHARE_BYTES / BODY_BYTES).map(|_| announced(flooding.ingest_key())).collect();
     let mut client = Client::new(standalone.ingest());
     // What compressed lines unpack to is not known: room is taken for the 8 MiB that they may.
     let mut send = |key: &str, id: &str| {
@@ -201,7 +202,12 @@ fn who_holds_all_it_may_leaves_room_for_others() {
     };
     let refused = eventually("its share is used up", SOON, || {
         let answer = send(flooding.ingest_key(), "own");
-        if answer.status == 200 { Err("taken".to_owned()) } else { Ok(answer) }
+        if answer.status != 200 {
+            return Ok(answer);
+        }
+        // While that was in hand it may have been in the way of one of the others.
+        held.push(announced(flooding.ingest_key()));
+        Err("taken".to_owned())
     });
     assert_eq!((refused.status, refused.error_code().as_deref()), (503, Some("overloaded")));
     assert!(refused.header("retry-after").is_some(), "it is told when to send again");

@@ -10,6 +10,7 @@ mod begun;
 mod plan;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,12 +41,20 @@ pub(crate) struct Aliases {
     /// The clock of `begun` starts here.
     started: Instant,
     under_way: Semaphore,
+    /// Whether the last look at a record had no answer.
+    is_silent: AtomicBool,
 }
 
 impl Aliases {
     pub(crate) fn new(bus: Bus, metrics: IngestMetrics) -> Self {
-        let begun = Begun::default();
-        Self { bus, metrics, begun, started: Instant::now(), under_way: Semaphore::new(UNDER_WAY_MAX) }
+        Self {
+            bus,
+            metrics,
+            begun: Begun::default(),
+            started: Instant::now(),
+            under_way: Semaphore::new(UNDER_WAY_MAX),
+            is_silent: AtomicBool::new(false),
+        }
     }
 
     /// Keeps what the explicit identifies among the facts say of addresses, and makes facts that have nothing but an address
@@ -151,11 +160,17 @@ impl Aliases {
 
     async fn read(&self, record: &str) -> Result<Option<Record>, RecordError> {
         let _place = self.under_way.acquire().await;
+        // Who waits for a bus that is known to be away hears so at once, and not one time-out later each.
+        if self.is_silent.load(Ordering::Relaxed) {
+            self.bus.health().await.map_err(RecordError::Unavailable)?;
+        }
         let mut tries = 1;
         loop {
-            match self.bus.get_record(record).await {
-                Err(RecordError::Unavailable(_)) if tries < READS => {}
-                outcome => return outcome,
+            let outcome = self.bus.get_record(record).await;
+            let silent = matches!(outcome, Err(RecordError::Unavailable(_)));
+            if !silent || tries == READS {
+                self.is_silent.store(silent, Ordering::Relaxed);
+                return outcome;
             }
             tries += 1;
             tokio::time::sleep(READ_AGAIN_AFTER).await;

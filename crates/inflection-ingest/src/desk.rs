@@ -29,6 +29,10 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) async fn open(webhooks: Vec<Webhook>) -> Self {
+        Self::open_limited(webhooks, IngestLimits::default()).await
+    }
+
+    pub(crate) async fn open_limited(webhooks: Vec<Webhook>, ingest_limits: IngestLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bus = Bus::open_embedded(EmbeddedConfig::new(dir.path().to_owned())).await.unwrap();
         let registry = Registry::default();
@@ -39,7 +43,7 @@ impl Desk {
             id: WorkspaceId::new("acme").unwrap(),
             ingest_keys: vec![Secret::new(INGEST_KEY).unwrap()],
             ingest_events_per_second: None,
-            ingest_limits: IngestLimits::default(),
+            ingest_limits,
             policy: Policy::default(),
             machine: MachineRules::default(),
             connections: Vec::new(),

@@ -165,10 +165,14 @@ fn carried_on(per_second: u32, old: Option<RateBudget>, now: Duration) -> RateBu
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
+    use axum::http::header::RETRY_AFTER;
     use inflection_control::Secret;
     use inflection_domain::{MachineRules, Policy};
 
     use super::*;
+    use crate::desk::Desk;
+    use crate::webhooks::testing::webhook;
 
     fn acme(total: Option<u32>, requests: Option<u32>, events: Option<u32>) -> Vec<Workspace> {
         vec![Workspace {
@@ -248,6 +252,32 @@ mod tests {
         for _ in 0..100 {
             none.admit_request(sender("one").source, START).unwrap();
             none.admit_events(&sender("one"), 10_000, START).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn every_door_says_when_to_come_again() {
+        let limits = IngestLimits { requests_per_second: None, events_per_second: Some(1) };
+        let fact = r#"{"type":"email_opened","timestamp":"2026-11-23T10:00:00Z","person_id":"p"}"#;
+        let track = r#"{"type":"track","event":"A","userId":"u"}"#;
+        let report = r#"{"event":"opened","email":"ann@corp.example","ts_epoch":1}"#;
+        let hook = "/v1/webhooks/brevo/0123456789abcdef";
+        for (path, one, before, after) in [
+            ("/v1/events", fact.replace("2026-11-23T10:00:00Z", &crate::writer::now().to_string()), "[", "]"),
+            ("/v1/batch", track.to_owned(), r#"{"batch":["#, "]}"),
+            (hook, report.to_owned(), "[", "]"),
+        ] {
+            let desk = Desk::open_limited(vec![webhook(Provider::Brevo, &[])], limits).await;
+            // A minute's worth, let through by a full budget and paid for by those after it.
+            let many = format!("{before}{}{after}", vec![one.as_str(); 60].join(","));
+            let answer = desk.call("POST", path, many).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{path}");
+            let answer = desk.call("POST", path, format!("{before}{one}{after}")).await;
+            assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS, "{path}");
+            let wait: u64 = answer.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+            assert!((40..=60).contains(&wait), "{path}: {wait}");
+            desk.counted(r#"inflection_ingest_requests_limited_total{workspace="acme",limit="events"} 1"#);
+            desk.counted(r#"inflection_ingest_events_accepted_total{workspace="acme"} 60"#);
         }
     }
 }
