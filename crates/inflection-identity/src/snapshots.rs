@@ -218,18 +218,25 @@ async fn read(
     metrics: &IdentityMetrics,
 ) -> Result<Option<(Snapshot, u64)>, LoadError> {
     let name = slot.blob_name(partition);
-    let blob = bus.get_blob(&name).await.map_err(|error| LoadError::Unavailable(error.to_string()))?;
-    let Some(blob) = blob else { return Ok(None) };
-    let bytes = blob.len() as u64;
-    // Millions of keys take a while.
-    let decoded = tokio::task::spawn_blocking(move || Snapshot::decode(blob)).await;
-    let error = match decoded.map_err(|panic| LoadError::Unavailable(panic.to_string()))? {
-        Ok(snapshot) if snapshot.head.partition != partition => "it is another partition's".to_owned(),
-        Ok(snapshot) if !usable.contains(&snapshot.head.decisions_through) => {
-            format!("it stands at message {}, the log holds {usable:?}", snapshot.head.decisions_through)
+    let error = match bus.get_blob(&name).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(blob)) => {
+            let bytes = blob.len() as u64;
+            // Millions of keys take a while.
+            let decoded = tokio::task::spawn_blocking(move || Snapshot::decode(blob)).await;
+            match decoded.map_err(|panic| LoadError::Unavailable(panic.to_string()))? {
+                Ok(snapshot) if snapshot.head.partition != partition => "it is another partition's".to_owned(),
+                Ok(snapshot) if !usable.contains(&snapshot.head.decisions_through) => {
+                    format!("it stands at message {}, the log holds {usable:?}", snapshot.head.decisions_through)
+                }
+                Ok(snapshot) => return Ok(Some((snapshot, bytes))),
+                Err(error) => error.to_string(),
+            }
         }
-        Ok(snapshot) => return Ok(Some((snapshot, bytes))),
-        Err(error) => error.to_string(),
+        Err(BlobError::Damaged(why)) => why,
+        Err(error @ (BlobError::Unavailable(_) | BlobError::InvalidName)) => {
+            return Err(LoadError::Unavailable(error.to_string()));
+        }
     };
     metrics.snapshots_unreadable.add(1);
     tracing::error!(
