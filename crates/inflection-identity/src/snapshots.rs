@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use inflection_bus::{BlobError, Bus, Expected, Log, RecordError};
@@ -16,6 +16,9 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::metrics::IdentityMetrics;
 use crate::step::Step;
+
+/// What is left of an unfinished snapshot is deleted when it is so old: much longer than writing one takes.
+const TORN_AGE: Duration = Duration::from_secs(3600);
 
 /// What all partitions of a process share.
 #[derive(Debug, Clone)]
@@ -279,7 +282,20 @@ impl Work {
         {
             tracing::warn!(partition, truncated_through, %error, "the decision log could not be truncated yet");
         }
+        // Who has this partition does it for all.
+        if partition == 0 {
+            delete_torn(&bus).await;
+        }
         Ok(Kept { index, revision: Some(revision), through: head.decisions_through, bytes })
+    }
+}
+
+/// Deletes what snapshots that nobody finished writing have left on the bus.
+async fn delete_torn(bus: &Bus) {
+    match bus.delete_torn_blobs(TORN_AGE).await {
+        Ok(0) => {}
+        Ok(snapshots) => tracing::info!(snapshots, "what was left of unfinished snapshots is deleted"),
+        Err(error) => tracing::warn!(%error, "what was left of unfinished snapshots could not be deleted yet"),
     }
 }
 

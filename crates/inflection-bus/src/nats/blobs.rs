@@ -1,7 +1,7 @@
 //! Blobs: an object store bucket. The client checks each blob's digest when it is read.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind, Object, ObjectStore};
 use bytes::{Bytes, BytesMut};
@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::backoff::Backoff;
+use super::client::ANSWER_WAIT;
 use super::{Client, blobs_bucket, blobs_stream};
 use crate::BlobError;
 use crate::log::is_name;
@@ -77,6 +78,35 @@ impl Client {
                 Err(_elapsed) => return Ok(Err(format!("{} of {size} bytes came, and no more", blob.len()))),
             }
         }
+    }
+
+    pub(crate) async fn delete_torn_blobs(&self, age: Duration) -> Result<usize, BlobError> {
+        let (stream, pieces) = (blobs_stream(), pieces_prefix());
+        let subjects = self.blob_subjects(&format!("$O.{}.>", blobs_bucket())).await?;
+        // What blobs say of themselves is read after their pieces were listed: one that was finished meanwhile names its own.
+        let mut named = String::new();
+        for (subject, _) in subjects.iter().filter(|(subject, _)| !subject.starts_with(&pieces)) {
+            let about = self.last_message(&stream, subject).await.map_err(BlobError::Unavailable)?;
+            named.extend(about.map(|about| String::from_utf8_lossy(&about.payload).into_owned()));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut torn = 0;
+        for (subject, _) in subjects {
+            let Some(id) = subject.strip_prefix(&pieces) else { continue };
+            if named.contains(id) {
+                continue;
+            }
+            let newest = self.last_message(&stream, &subject).await.map_err(BlobError::Unavailable)?;
+            let written = newest.and_then(|newest| u64::try_from(newest.time.unix_timestamp()).ok());
+            if written.is_none_or(|written| now.saturating_sub(written) < age.as_secs()) {
+                continue;
+            }
+            let stream = self.context.get_stream_no_info(&stream).await.map_err(|error| unavailable(&error))?;
+            let purged = timeout(ANSWER_WAIT, stream.purge().filter(&subject)).await;
+            purged.map_err(|elapsed| unavailable(&elapsed))?.map_err(|error| unavailable(&error))?;
+            torn += 1;
+        }
+        Ok(torn)
     }
 
     /// The subjects of the bucket's stream that match a filter, and how many messages each has.

@@ -1,5 +1,7 @@
 //! Blobs of which a server has lost something.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use bytes::Bytes;
 use inflection_bus::BlobError;
@@ -36,5 +38,28 @@ async fn a_blob_that_lost_pieces_is_damaged_and_others_are_not() {
     assert_eq!(bus.get_blob("whole").await.unwrap(), Some(large.clone()));
     bus.put_blob("cut", large.clone()).await.unwrap();
     assert_eq!(bus.get_blob("cut").await.unwrap(), Some(large), "it is whole when it is written again");
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cut_off_writes_left_goes_when_it_is_old_and_whole_blobs_stay() {
+    let server = NatsServer::start();
+    let bus = server.bus(AMPLE).await;
+    let blob = Bytes::from(vec![7; 1 << 20]);
+    for name in ["state.0.0", "state.0.1"] {
+        bus.put_blob(name, blob.clone()).await.unwrap();
+    }
+    let jetstream = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    for _piece in 0..2 {
+        jetstream.publish("$O.inflection_blobs.C.tornTornTornTornTorn22", "x".into()).await.unwrap().await.unwrap();
+    }
+    assert_eq!(bus.delete_torn_blobs(Duration::from_secs(3600)).await.unwrap(), 0, "it may still be being written");
+    assert_eq!(bus.delete_torn_blobs(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(bus.delete_torn_blobs(Duration::ZERO).await.unwrap(), 0);
+    for name in ["state.0.0", "state.0.1"] {
+        assert_eq!(bus.get_blob(name).await.unwrap().as_ref(), Some(&blob));
+    }
+    let mut stream = jetstream.get_stream(STREAM).await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.subjects_count, 4, "two blobs, and what they say of themselves");
     bus.close().await;
 }
