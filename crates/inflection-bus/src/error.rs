@@ -143,4 +143,7 @@ pub enum BlobError {
     /// The bus does not answer, or the disk refuses.
     #[error("blobs are unavailable: {0}")]
     Unavailable(String),
+    /// The bus answers, but what it has is not what was stored. Waiting does not help.
+    #[error("the blob is damaged on the bus: {0}")]
+    Damaged(String),
 }

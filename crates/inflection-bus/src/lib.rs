@@ -13,6 +13,8 @@ mod nats;
 mod reader;
 mod watch;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 pub use embedded::EmbeddedConfig;
@@ -230,6 +232,18 @@ impl Bus {
         match &self.0 {
             Backend::Nats(client) => client.delete_blob(name).await,
             Backend::Embedded(store) => store.delete_blob(name).await,
+        }
+    }
+
+    /// Deletes what writes of blobs that were cut off have left behind, when it is older than `age`; gives of how many. The
+    /// embedded store writes a blob beside the old one, and leaves nothing that the next write would not take.
+    ///
+    /// # Errors
+    /// [`BlobError`] when the bus does not answer.
+    pub async fn delete_torn_blobs(&self, age: Duration) -> Result<usize, BlobError> {
+        match &self.0 {
+            Backend::Nats(client) => client.delete_torn_blobs(age).await,
+            Backend::Embedded(_) => Ok(0),
         }
     }
 

@@ -75,6 +75,28 @@ struct Open {
     revision: Option<u64>,
 }
 
+/// What was written of a partition's progress.
+#[derive(Debug, Default)]
+struct Writes {
+    /// The newest that is stored.
+    stored: Option<DeliveryProgress>,
+    /// What was given up without an answer: it may be stored now, or be so later.
+    unanswered: Option<DeliveryProgress>,
+}
+
+/// What came of a write.
+#[derive(Debug, PartialEq, Eq)]
+enum Written {
+    /// What the books say is stored.
+    Newest,
+    /// What they said when an answer was lost is.
+    Older,
+    /// Nothing is known now.
+    NotNow,
+    /// Another owner has stored some.
+    AnotherOwner,
+}
+
 /// What the tasks of one partition share. A partition that is not served here has no books.
 #[derive(Debug, Default)]
 pub(crate) struct Tracked {
@@ -151,32 +173,19 @@ impl Tracked {
     /// Keeps the stored progress up with the books, until `finish`; then stores it a last time. Returns `false` as soon as
     /// another owner has stored some: then this one is one no more.
     pub(crate) async fn keep(self: Arc<Self>, bus: Bus, partition: u16, finish: CancellationToken) -> bool {
-        let mut stored = None;
+        let mut writes = Writes::default();
         let (mut purged, mut purge_at) = (BTreeMap::new(), Instant::now() + PURGE_EVERY);
         loop {
             // The first write says to a former owner that it is one.
             let finishing = finish.is_cancelled();
-            let progress = self.progress();
-            if let Some(progress) = progress.filter(|progress| stored.as_ref() != Some(progress)) {
-                let expected = self.revision().map_or(Expected::Absent, Expected::Revision);
-                match bus.put_record(&DeliveryProgress::record_key(partition), expected, progress.encode()).await {
-                    Ok(revision) => {
-                        self.set_revision(revision);
-                        stored = Some(progress);
-                    }
-                    Err(RecordError::Conflict) => match self.settle(&bus, partition, &progress).await {
-                        Some(true) => stored = Some(progress),
-                        Some(false) => return false,
-                        None => self.retry(&finish).await,
-                    },
-                    Err(error) => {
-                        tracing::warn!(partition, %error, "progress could not be stored yet");
-                        self.retry(&finish).await;
-                    }
-                }
+            match self.write(&bus, partition, &mut writes).await {
+                Written::Newest => {}
+                Written::Older => continue,
+                Written::NotNow => self.retry(&finish).await,
+                Written::AnotherOwner => return false,
             }
             if finishing || Instant::now() > purge_at {
-                if let Some(stored) = &stored {
+                if let Some(stored) = &writes.stored {
                     purge(&bus, partition, stored, &mut purged).await;
                 }
                 purge_at = Instant::now() + PURGE_EVERY;
@@ -191,6 +200,36 @@ impl Tracked {
                 () = finish.cancelled() => {}
             }
         }
+    }
+
+    /// Stores what the books say, unless it is stored. A write whose answer was lost is first repeated as it was: what stands
+    /// against it then is that very write, or another owner's.
+    async fn write(&self, bus: &Bus, partition: u16, writes: &mut Writes) -> Written {
+        let repeated = writes.unanswered.is_some();
+        let Some(progress) = writes.unanswered.clone().or_else(|| self.progress()) else { return Written::Newest };
+        if writes.stored.as_ref() == Some(&progress) {
+            return Written::Newest;
+        }
+        let expected = self.revision().map_or(Expected::Absent, Expected::Revision);
+        match bus.put_record(&DeliveryProgress::record_key(partition), expected, progress.encode()).await {
+            Ok(revision) => self.set_revision(revision),
+            Err(RecordError::Conflict) => match self.settle(bus, partition, &progress).await {
+                Some(true) => {}
+                Some(false) => return Written::AnotherOwner,
+                None => {
+                    // The very write may stand there: it must be compared with this one, whatever the books say by then.
+                    writes.unanswered = Some(progress);
+                    return Written::NotNow;
+                }
+            },
+            Err(error) => {
+                tracing::warn!(partition, %error, "progress could not be stored yet");
+                writes.unanswered = Some(progress);
+                return Written::NotNow;
+            }
+        }
+        *writes = Writes { stored: Some(progress), unanswered: None };
+        if repeated { Written::Older } else { Written::Newest }
     }
 
     /// Waits, and has the write tried again.
@@ -232,5 +271,63 @@ pub(crate) async fn pause(time: Duration, finish: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(time) => {}
         () = finish.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inflection_bus::EmbeddedConfig;
+
+    use super::*;
+
+    fn progress(through: u64) -> DeliveryProgress {
+        DeliveryProgress { finished_through: through, read_through: through, connections: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_was_lost_is_not_taken_for_another_owners() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let key = DeliveryProgress::record_key(0);
+        let stored = async || DeliveryProgress::decode(&bus.get_record(&key).await.unwrap().unwrap().value).unwrap();
+        let (tracked, mut writes) = (Tracked::default(), Writes::default());
+        let read = |through, revision| tracked.open(Books::new(progress(through), Vec::new()), revision);
+        read(1, None);
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::Newest);
+        let known = tracked.revision();
+
+        // The next one was given up, and is stored all the same; the books have moved on meanwhile.
+        writes.unanswered = Some(progress(2));
+        bus.put_record(&key, Expected::Revision(known.unwrap()), progress(2).encode()).await.unwrap();
+        read(3, known);
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::Older);
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::Newest);
+        assert_eq!(stored().await, progress(3));
+
+        // Given up, and never stored.
+        writes.unanswered = Some(progress(4));
+        read(5, tracked.revision());
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::Older);
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::Newest);
+        assert_eq!(stored().await, progress(5));
+
+        // Given up; but it is another owner's that stands there.
+        writes.unanswered = Some(progress(6));
+        bus.put_record(&key, Expected::Anything, progress(9).encode()).await.unwrap();
+        read(7, tracked.revision());
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::AnotherOwner);
+        assert_eq!(stored().await, progress(9), "it stays");
+        bus.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_remembered_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let (tracked, mut writes) = (Tracked::default(), Writes::default());
+        tracked.open(Books::new(progress(1), Vec::new()), None);
+        bus.close().await;
+        assert_eq!(tracked.write(&bus, 0, &mut writes).await, Written::NotNow);
+        assert_eq!((writes.stored, writes.unanswered), (None, Some(progress(1))));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Reads only, so it may run beside the owner of the partition. What the owner deletes meanwhile is left out.
 
-use inflection_bus::{Bus, InvalidName, Log, Message, ReadError, RecordError, Sequence};
+use inflection_bus::{BlobError, Bus, InvalidName, Log, Message, ReadError, RecordError, Sequence};
 use inflection_domain::Hash128;
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot, SnapshotIndex, SnapshotSlot};
 
@@ -37,7 +37,7 @@ pub enum AuditError {
     Index(#[source] DecodeError),
     /// A snapshot cannot be fetched.
     #[error("a snapshot cannot be fetched")]
-    Blob(#[from] inflection_bus::BlobError),
+    Blob(#[from] BlobError),
 }
 
 /// One way to the state.
@@ -117,7 +117,12 @@ enum Start {
 /// The beginning at a snapshot, or without one at the log's first message.
 async fn start(bus: &Bus, partition: u16, slot: Option<SnapshotSlot>) -> Result<Start, AuditError> {
     let Some(slot) = slot else { return Ok(Start::At(0, Box::default())) };
-    let Some(blob) = bus.get_blob(&slot.blob_name(partition)).await? else { return Ok(Start::Absent) };
+    let blob = match bus.get_blob(&slot.blob_name(partition)).await {
+        Ok(Some(blob)) => blob,
+        Ok(None) => return Ok(Start::Absent),
+        Err(BlobError::Damaged(_)) => return Ok(Start::Damaged),
+        Err(error) => return Err(error.into()),
+    };
     Ok(match Snapshot::decode(blob) {
         Ok(snapshot) if snapshot.head.partition == partition => {
             Start::At(snapshot.head.decisions_through, Box::new(Step::restore(snapshot)))

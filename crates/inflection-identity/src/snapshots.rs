@@ -6,16 +6,19 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use inflection_bus::{AppendError, BlobError, Bus, Expected, Log, RecordError};
+use inflection_bus::{BlobError, Bus, Expected, Log, RecordError};
 use inflection_wire::{DecodeError, DeliveryProgress, Snapshot, SnapshotHead, SnapshotIndex, SnapshotSlot};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::metrics::IdentityMetrics;
 use crate::step::Step;
+
+/// What is left of an unfinished snapshot is deleted when it is so old: much longer than writing one takes.
+const TORN_AGE: Duration = Duration::from_secs(3600);
 
 /// What all partitions of a process share.
 #[derive(Debug, Clone)]
@@ -51,8 +54,17 @@ enum StoreError {
     Record(#[from] RecordError),
     #[error("delivery's progress is damaged")]
     Progress(#[from] DecodeError),
-    #[error("the log cannot be truncated")]
-    Purge(#[from] AppendError),
+    #[error("what snapshots there are cannot be read")]
+    Load(#[from] LoadError),
+}
+
+/// What came of work beside the fold.
+#[derive(Debug)]
+enum Done {
+    /// A snapshot was taken.
+    Taken(Kept),
+    /// What there is was read again.
+    Found(Kept),
 }
 
 /// Where a partition's snapshots stand.
@@ -75,10 +87,12 @@ pub(crate) struct Snapshots {
     config: SnapshotConfig,
     metrics: IdentityMetrics,
     kept: Kept,
+    /// Whether the index may be another one than `kept` says: a write of it was refused, or its answer was lost.
+    doubtful: bool,
     /// Bytes of decisions since the newest.
     since: u64,
     /// The one that is being taken.
-    taking: JoinSet<Result<Kept, StoreError>>,
+    taking: JoinSet<Result<Done, StoreError>>,
 }
 
 impl Snapshots {
@@ -91,29 +105,14 @@ impl Snapshots {
         config: SnapshotConfig,
         metrics: IdentityMetrics,
     ) -> Result<(Self, Option<Snapshot>), LoadError> {
-        let record = bus.get_record(&SnapshotIndex::record_key(partition)).await;
-        let record = record.map_err(|error| LoadError::Unavailable(error.to_string()))?;
-        let mut kept = Kept::default();
-        let mut newest = None;
-        if let Some(record) = record {
-            kept.index = SnapshotIndex::decode(&record.value)?;
-            kept.revision = Some(record.revision);
-            let usable = kept.index.truncated_through..=log_end;
-            for slot in [kept.index.newest_slot, kept.index.newest_slot.other()] {
-                newest = read(bus, partition, slot, &usable, &metrics).await?;
-                if let Some((snapshot, bytes)) = &newest {
-                    kept.index.newest_slot = slot;
-                    (kept.through, kept.bytes) = (snapshot.head.decisions_through, *bytes);
-                    break;
-                }
-            }
-        }
+        // Boxed, as a state is large even before it holds anything.
+        let (kept, newest) = Box::pin(find(partition, bus, log_end, &metrics)).await?;
         if newest.is_none() && kept.index.truncated_through > 0 {
             return Err(LoadError::Lost { truncated_through: kept.index.truncated_through });
         }
         let (bus, log, taking) = (bus.clone(), log.clone(), JoinSet::new());
-        let snapshots = Self { partition, bus, log, config, metrics, kept, since: 0, taking };
-        Ok((snapshots, newest.map(|(snapshot, _)| snapshot)))
+        let snapshots = Self { partition, bus, log, config, metrics, kept, doubtful: false, since: 0, taking };
+        Ok((snapshots, newest))
     }
 
     /// Notes a message that was appended to the log, or read from it.
@@ -131,6 +130,10 @@ impl Snapshots {
             return;
         }
         let Ok(permit) = Arc::clone(&self.config.gate).try_acquire_owned() else { return };
+        if self.doubtful {
+            self.look_again(through, permit);
+            return;
+        }
         self.since = 0;
         let started = Instant::now();
         let (head, state) = (step.snapshot_head(self.partition, through), step.state().clone());
@@ -142,20 +145,34 @@ impl Snapshots {
             let stored = work.store(blob, &head).await;
             seconds.observe(started.elapsed());
             drop(permit);
-            stored
+            stored.map(Done::Taken)
         });
     }
 
-    fn taken(&mut self, outcome: Result<Kept, StoreError>) {
+    /// Reads what there is, before the next snapshot is taken. Who comes here has just appended to the log, and is its owner;
+    /// so what the index says beyond what is known here was written by this owner, or by the one before it, who was still
+    /// writing a snapshot when the partition went over.
+    fn look_again(&mut self, log_end: u64, permit: OwnedSemaphorePermit) {
+        let (partition, bus, metrics) = (self.partition, self.bus.clone(), self.metrics.clone());
+        self.taking.spawn(async move {
+            let (kept, _snapshot) = find(partition, &bus, log_end, &metrics).await?;
+            drop(permit);
+            Ok(Done::Found(kept))
+        });
+    }
+
+    fn taken(&mut self, outcome: Result<Done, StoreError>) {
         let partition = self.partition;
         match outcome {
-            Ok(kept) => {
+            Ok(Done::Found(kept)) => (self.kept, self.doubtful) = (kept, false),
+            Ok(Done::Taken(kept)) => {
                 self.kept = kept;
                 self.metrics.snapshots.add(1);
                 tracing::debug!(partition, through = kept.through, bytes = kept.bytes, "a snapshot was taken");
             }
             // Nothing is lost but room: the log stays as it is until the next one.
             Err(error) => {
+                self.doubtful |= matches!(error, StoreError::Record(_));
                 self.metrics.snapshots_failed.add(1);
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(partition, error, "no snapshot could be taken; the next attempt follows more decisions");
@@ -171,6 +188,30 @@ impl Drop for Snapshots {
     }
 }
 
+/// Reads the index, and the newest snapshot that can be used. The last message of the log is `log_end`.
+async fn find(
+    partition: u16,
+    bus: &Bus,
+    log_end: u64,
+    metrics: &IdentityMetrics,
+) -> Result<(Kept, Option<Snapshot>), LoadError> {
+    let record = bus.get_record(&SnapshotIndex::record_key(partition)).await;
+    let record = record.map_err(|error| LoadError::Unavailable(error.to_string()))?;
+    let mut kept = Kept::default();
+    let Some(record) = record else { return Ok((kept, None)) };
+    kept.index = SnapshotIndex::decode(&record.value)?;
+    kept.revision = Some(record.revision);
+    let usable = kept.index.truncated_through..=log_end;
+    for slot in [kept.index.newest_slot, kept.index.newest_slot.other()] {
+        if let Some((snapshot, bytes)) = read(bus, partition, slot, &usable, metrics).await? {
+            kept.index.newest_slot = slot;
+            (kept.through, kept.bytes) = (snapshot.head.decisions_through, bytes);
+            return Ok((kept, Some(snapshot)));
+        }
+    }
+    Ok((kept, None))
+}
+
 /// Reads one slot; `None` when it holds nothing that can be used, which is said.
 async fn read(
     bus: &Bus,
@@ -180,18 +221,25 @@ async fn read(
     metrics: &IdentityMetrics,
 ) -> Result<Option<(Snapshot, u64)>, LoadError> {
     let name = slot.blob_name(partition);
-    let blob = bus.get_blob(&name).await.map_err(|error| LoadError::Unavailable(error.to_string()))?;
-    let Some(blob) = blob else { return Ok(None) };
-    let bytes = blob.len() as u64;
-    // Millions of keys take a while.
-    let decoded = tokio::task::spawn_blocking(move || Snapshot::decode(blob)).await;
-    let error = match decoded.map_err(|panic| LoadError::Unavailable(panic.to_string()))? {
-        Ok(snapshot) if snapshot.head.partition != partition => "it is another partition's".to_owned(),
-        Ok(snapshot) if !usable.contains(&snapshot.head.decisions_through) => {
-            format!("it stands at message {}, the log holds {usable:?}", snapshot.head.decisions_through)
+    let error = match bus.get_blob(&name).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(blob)) => {
+            let bytes = blob.len() as u64;
+            // Millions of keys take a while.
+            let decoded = tokio::task::spawn_blocking(move || Snapshot::decode(blob)).await;
+            match decoded.map_err(|panic| LoadError::Unavailable(panic.to_string()))? {
+                Ok(snapshot) if snapshot.head.partition != partition => "it is another partition's".to_owned(),
+                Ok(snapshot) if !usable.contains(&snapshot.head.decisions_through) => {
+                    format!("it stands at message {}, the log holds {usable:?}", snapshot.head.decisions_through)
+                }
+                Ok(snapshot) => return Ok(Some((snapshot, bytes))),
+                Err(error) => error.to_string(),
+            }
         }
-        Ok(snapshot) => return Ok(Some((snapshot, bytes))),
-        Err(error) => error.to_string(),
+        Err(BlobError::Damaged(why)) => why,
+        Err(error @ (BlobError::Unavailable(_) | BlobError::InvalidName)) => {
+            return Err(LoadError::Unavailable(error.to_string()));
+        }
     };
     metrics.snapshots_unreadable.add(1);
     tracing::error!(
@@ -228,10 +276,26 @@ impl Work {
         let index = SnapshotIndex { newest_slot, truncated_through };
         let expected = kept.revision.map_or(Expected::Absent, Expected::Revision);
         let revision = bus.put_record(&SnapshotIndex::record_key(partition), expected, index.encode()).await?;
-        if truncated_through > 0 {
-            bus.purge(&log, truncated_through).await?;
+        // The snapshot is taken, whatever comes of this: what stays is deleted with the next one.
+        if truncated_through > 0
+            && let Err(error) = bus.purge(&log, truncated_through).await
+        {
+            tracing::warn!(partition, truncated_through, %error, "the decision log could not be truncated yet");
+        }
+        // Who has this partition does it for all.
+        if partition == 0 {
+            delete_torn(&bus).await;
         }
         Ok(Kept { index, revision: Some(revision), through: head.decisions_through, bytes })
+    }
+}
+
+/// Deletes what snapshots that nobody finished writing have left on the bus.
+async fn delete_torn(bus: &Bus) {
+    match bus.delete_torn_blobs(TORN_AGE).await {
+        Ok(0) => {}
+        Ok(snapshots) => tracing::info!(snapshots, "what was left of unfinished snapshots is deleted"),
+        Err(error) => tracing::warn!(%error, "what was left of unfinished snapshots could not be deleted yet"),
     }
 }
 

@@ -37,7 +37,7 @@ const BACKGROUND_BYTES_IN_HAND_MAX: usize = BODY_BYTES_IN_HAND_MAX / 4;
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
 /// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may
 /// wait behind another one's. Most senders wait 10 seconds for an answer.
-const STORE_WAIT: Duration = Duration::from_secs(9);
+pub(crate) const STORE_WAIT: Duration = Duration::from_secs(9);
 /// Seconds after which a sender may try again when we are full or the bus is away.
 const RETRY_SECONDS: u64 = 2;
 

@@ -22,7 +22,13 @@ impl Backoff {
 
     pub(super) async fn pause(&mut self) {
         tokio::time::sleep(self.next).await;
-        self.next = (self.next * 2).min(self.longest);
+        self.take();
+    }
+
+    /// How long to wait, for who waits elsewhere.
+    pub(super) fn take(&mut self) -> Duration {
+        let longer = (self.next * 2).min(self.longest);
+        std::mem::replace(&mut self.next, longer)
     }
 
     /// All is well again.

@@ -66,7 +66,7 @@ impl NatsServer {
         bus(vec![self.url()], bytes_max, 1).await
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 }

@@ -1,6 +1,9 @@
 //! What every backend does.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use inflection_bus::{
     AppendError, BlobError, Bus, DurabilityGap, Expected, ProvisionConfig, Record, RecordError, StreamSpec, WhenFull,
 };
@@ -19,6 +22,7 @@ async fn conforms(bus: Bus, full: Bus) {
     purged_messages_are_gone_and_the_rest_stays(&bus).await;
     records_compare_and_set(&bus).await;
     records_are_watched(&bus).await;
+    a_watch_comes_to_its_end_although_others_are_looked_at(&bus).await;
     blobs_are_whole_or_not_there(&bus).await;
     too_large_is_refused(&bus).await;
     logs_are_apart(&bus).await;
@@ -205,6 +209,25 @@ async fn records_are_watched(bus: &Bus) {
             last.extend(seen(watch.next().await.expect("changes")));
         }
     }
+}
+
+/// A watch beside others in a loop is dropped whenever one of them has something; here, after one look each time.
+async fn a_watch_comes_to_its_end_although_others_are_looked_at(bus: &Bus) {
+    bus.put_record("looked.a", Expected::Anything, numbered(1)).await.expect("put");
+    let mut watch = bus.watch("looked");
+    let there = async {
+        loop {
+            match watch.next().now_or_never() {
+                Some(there) => break there.expect("changes"),
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let there = tokio::time::timeout(Duration::from_secs(10), there).await.expect("it is starved");
+    assert_eq!(
+        there.into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>(),
+        [("looked.a".to_owned(), numbered(1))]
+    );
 }
 
 async fn blobs_are_whole_or_not_there(bus: &Bus) {

@@ -7,6 +7,7 @@
 )]
 
 mod backends;
+mod blobs;
 mod cluster;
 mod conformance;
 mod crash;

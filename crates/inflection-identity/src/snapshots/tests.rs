@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inflection_bus::EmbeddedConfig;
+use inflection_bus::{EmbeddedConfig, NatsConfig, ProvisionConfig};
 use inflection_control::Directory;
 use inflection_domain::{FactKind, InstallationKey, PartitionCount, Timestamp};
 use inflection_ownership::Shares;
@@ -260,6 +260,88 @@ async fn who_owns_the_partition_no_more_deletes_nothing() {
     let revision = install.bus.get_record(&SnapshotIndex::record_key(0)).await.unwrap().map(|record| record.revision);
     let stored = work(Kept { revision, ..kept }).store(blob, &head).await.unwrap();
     assert_eq!((stored.index.truncated_through, install.first_decision().await), (3, 4));
+}
+
+/// The index is written, and this owner does not know it: the answer was lost, or it was the owner before, who was still
+/// at it. Both times snapshots go on, and none takes the place of the newest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_written_unknown_to_the_owner_ends_no_snapshots() {
+    for answer_lost in [true, false] {
+        let install = Install::new().await;
+        let life = install.start(NEVER);
+        install.fold(0..3).await;
+        install.deliver().await;
+        life.end().await;
+        let step = install.recover().await.unwrap();
+        let through = install.bus.last(&install.decisions).await.unwrap().unwrap().sequence;
+        let config = SnapshotConfig { every_bytes: ALWAYS, gate: Arc::new(Semaphore::new(1)) };
+        let log = (&install.decisions, through);
+        let (mut owner, none) = Snapshots::load(0, &install.bus, log, config, install.metrics.clone()).await.unwrap();
+        assert!(none.is_none());
+        let work = Work { partition: 0, bus: install.bus.clone(), log: install.decisions.clone(), kept: owner.kept };
+        let head = step.snapshot_head(0, through - 1);
+        let unknown = work.store(Snapshot::encode(&head, step.state()), &head).await.unwrap();
+        if answer_lost {
+            owner.taken(Err(StoreError::Record(RecordError::Unavailable("no answer".to_owned()))));
+        }
+        // One attempt may fail, then what there is is read, and then one succeeds. Messages come in between.
+        for log_end in [through - 1, through, through] {
+            if install.metrics.snapshots.get() == 0 {
+                owner.appended(1 << 20);
+                owner.take_if_due(&step, log_end);
+                let ended = owner.taking.join_next().await.expect("one is due");
+                owner.taken(ended.map_err(StoreError::from).flatten());
+            }
+        }
+        assert_eq!(install.metrics.snapshots.get(), 1, "answer lost: {answer_lost}");
+        let index = install.index().await;
+        assert_eq!(index.newest_slot, unknown.index.newest_slot.other(), "the unknown one stays as the older");
+        assert_eq!(index.truncated_through, through - 1, "and the log goes up to it");
+        assert_same(&install.recover().await.unwrap(), &step);
+    }
+}
+
+/// A server of its own, on which the stream of decisions is missing: records and blobs can be written, the log cannot be
+/// purged.
+async fn without_decisions(folder: &std::path::Path) -> (std::process::Child, Bus) {
+    use std::process::{Command, Stdio};
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/nats-server");
+    let found = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+    assert!(found.status.success(), "this test needs a nats-server; scripts/nats-server says above why there is none");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Command::new(String::from_utf8(found.stdout).unwrap().trim());
+    server.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(folder).stderr(Stdio::null());
+    let server = server.spawn().unwrap();
+    let config = NatsConfig { urls: vec![format!("nats://127.0.0.1:{port}")], ..NatsConfig::default() };
+    let bus = async {
+        loop {
+            if let Ok(bus) = Bus::connect_nats(config.clone()).await {
+                break bus;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let bus = tokio::time::timeout(PATIENCE, bus).await.expect("the server does not answer");
+    bus.provision(&ProvisionConfig { streams: Vec::new(), replicas: 1 }).await.unwrap();
+    (server, bus)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_taken_although_the_log_cannot_be_truncated() {
+    let (folder, log) = (tempfile::tempdir().unwrap(), Log::new("decisions.0").unwrap());
+    let (mut server, bus) = without_decisions(folder.path()).await;
+    let progress = DeliveryProgress { finished_through: 9, ..DeliveryProgress::default() };
+    bus.put_record(&DeliveryProgress::record_key(0), Expected::Anything, progress.encode()).await.unwrap();
+    let (step, mut kept) = (Step::default(), Kept { through: 3, ..Kept::default() });
+    for through in [5, 7] {
+        let work = Work { partition: 0, bus: bus.clone(), log: log.clone(), kept };
+        let (head, before) = (step.snapshot_head(0, through), kept.through);
+        kept = work.store(Snapshot::encode(&head, step.state()), &head).await.unwrap();
+        assert_eq!((kept.index.truncated_through, kept.through), (before, through), "the next one goes on from here");
+    }
+    bus.close().await;
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ use inflection_bus::AppendError;
 use inflection_control::{AuthFailure, Certificate, Provider, Webhook, Workspace};
 use inflection_domain::{Timestamp, WorkspaceId};
 use ring::digest::{SHA256, digest};
+use tokio::time::Instant;
 
 use self::adapter::{Adapter, Delivery, Events, Parsed, Proof, adapter, invalid};
 pub(crate) use self::amazon::Amazon;
@@ -51,7 +52,7 @@ use crate::answer::{Code, Refusal};
 use crate::fact::Context;
 use crate::limits::{Sender, Source};
 use crate::senders::Senders;
-use crate::service::Service;
+use crate::service::{STORE_WAIT, Service};
 use crate::writer::{InHand, now};
 use crate::{body, request};
 
@@ -235,8 +236,10 @@ impl Service {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
             tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
         }
+        // Over both: a provider waits for its answer once.
+        let by = Instant::now() + STORE_WAIT;
         self.store(&mut parsed.facts, in_hand).await?;
-        self.keep_rejected(hook, &mut parsed).await;
+        self.keep_rejected(hook, &mut parsed, by).await;
         for (name, count) in &parsed.ignored {
             self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);
         }
@@ -251,7 +254,7 @@ impl Service {
             self.metrics.unmapped.with(&[("provider", provider.name()), ("type", "empty")]).add(1);
             return Ok(());
         }
-        match unparsed::keep(&self.bus, &hook.workspace, provider, body).await {
+        match unparsed::keep(&self.bus, &hook.workspace, provider, body, Instant::now() + STORE_WAIT).await {
             Ok(()) => {}
             Err(AppendError::Unavailable(_)) => {
                 let message = "the request cannot be stored now";
@@ -275,12 +278,12 @@ impl Service {
         self.amazon.certificate(&url).await.map(Some).map_err(|error| unreachable(&error))
     }
 
-    /// Counts what could not become a fact, and keeps it. The facts beside it are stored by now, and shall not come again
-    /// because of it.
-    async fn keep_rejected(&self, hook: &Hook, parsed: &mut Parsed) {
+    /// Counts what could not become a fact, and keeps it if that is possible in time. The facts beside it are stored by now,
+    /// and shall not come again because of it.
+    async fn keep_rejected(&self, hook: &Hook, parsed: &mut Parsed, by: Instant) {
         let Some(first) = parsed.rejected.first() else { return };
         let kept = std::mem::take(&mut parsed.kept).into();
-        if let Err(error) = unparsed::keep(&self.bus, &hook.workspace, hook.webhook.provider, &kept).await {
+        if let Err(error) = unparsed::keep(&self.bus, &hook.workspace, hook.webhook.provider, &kept, by).await {
             self.cannot_keep(hook, &error);
         }
         self.rejected.add(&hook.workspace, parsed.rejected.len());
