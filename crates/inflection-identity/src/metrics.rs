@@ -1,6 +1,6 @@
 //! What identity counts.
 
-use inflection_telemetry::{Counter, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Registry};
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -17,6 +17,9 @@ pub struct IdentityMetrics {
     pub(crate) append_seconds: Histogram,
     pub(crate) state_keys: GaugeFamily,
     pub(crate) state_bytes: GaugeFamily,
+    pub(crate) state_budget: Gauge,
+    pub(crate) state_held: Gauge,
+    pub(crate) holds: Counter,
     pub(crate) snapshots: Counter,
     pub(crate) snapshots_failed: Counter,
     pub(crate) snapshots_unreadable: Counter,
@@ -42,6 +45,11 @@ impl IdentityMetrics {
             state_keys: registry
                 .gauges("inflection_identity_state_keys", "Persons, mails and event ids in memory, by partition"),
             state_bytes: registry.gauges("inflection_identity_state_bytes", "What they take, by partition"),
+            state_budget: registry
+                .gauge("inflection_identity_state_budget_bytes", "What they may take in this process; 0: no budget"),
+            state_held: registry
+                .gauge("inflection_identity_state_held", "1 while partitions hold still because they take more"),
+            holds: registry.counter("inflection_identity_holds", "Seconds of single partitions that held still"),
             append_seconds: registry.seconds("inflection_identity_append_seconds", "Time of an append to the bus"),
             snapshots: registry.counter("inflection_identity_snapshots", "Snapshots taken"),
             snapshots_failed: registry

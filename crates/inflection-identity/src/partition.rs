@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
-use inflection_domain::{InstallationKey, Partition, PartitionState};
-use inflection_telemetry::Gauge;
+use inflection_domain::{InstallationKey, Partition};
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::{StateBudget, StateSize};
 use crate::metrics::IdentityMetrics;
 use crate::snapshots::{LoadError, SnapshotConfig, Snapshots};
 use crate::step::{Input, Step};
@@ -26,6 +26,8 @@ const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before an append is tried again.
 const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// How often a partition that holds still looks whether there is room again.
+const HOLD_LOOK: Duration = Duration::from_secs(1);
 /// Wait after another owner has written, before the state is read anew.
 const FENCED_WAIT: Duration = Duration::from_millis(500);
 
@@ -62,6 +64,7 @@ pub(crate) struct Worker {
     directory: Directory,
     key: InstallationKey,
     snapshots: SnapshotConfig,
+    budget: StateBudget,
     metrics: IdentityMetrics,
 }
 
@@ -71,34 +74,6 @@ pub(crate) struct Recovered {
     fence: u64,
     reader: Reader,
     snapshots: Snapshots,
-}
-
-/// The gauges of a partition's state, which is here as long as this is.
-struct StateSize {
-    keys: Gauge,
-    bytes: Gauge,
-}
-
-impl StateSize {
-    fn of(partition: u16, metrics: &IdentityMetrics) -> Self {
-        let partition = partition.to_string();
-        let labels = [("partition", partition.as_str())];
-        Self { keys: metrics.state_keys.with(&labels), bytes: metrics.state_bytes.with(&labels) }
-    }
-
-    fn set(&self, state: &PartitionState) {
-        let (persons, mails, events) = state.sizes();
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.keys.set(number(persons + mails + events));
-        self.bytes.set(number(state.bytes()));
-    }
-}
-
-impl Drop for StateSize {
-    fn drop(&mut self) {
-        self.keys.set(0);
-        self.bytes.set(0);
-    }
 }
 
 impl Worker {
@@ -118,6 +93,7 @@ impl Worker {
             directory: config.directory.clone(),
             key: config.key.clone(),
             snapshots,
+            budget: config.state_budget.clone(),
             metrics,
         })
     }
@@ -200,9 +176,17 @@ impl Worker {
         let mut policies = Policies::of(&workspaces, &self.key);
         let mut inputs = VecDeque::new();
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
-        let size = StateSize::of(self.partition.index(), &self.metrics);
-        size.set(step.state());
+        let mut size = StateSize::of(self.partition.index(), &self.budget, &self.metrics);
+        measure(&step, &mut size);
         loop {
+            if inputs.is_empty() && self.budget.exceeded().is_some() {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(HOLD_LOOK) => self.metrics.holds.add(1),
+                }
+                (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
+                continue;
+            }
             if inputs.is_empty() {
                 let through = step.position().through;
                 let messages = tokio::select! {
@@ -218,7 +202,7 @@ impl Worker {
                         }
                     }
                     None => {
-                        (purged, purge_at) = self.tidy(&step, purged, &size).await;
+                        (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
                         continue;
                     }
                 }
@@ -246,7 +230,7 @@ impl Worker {
             self.metrics.suppressed.add(counts.suppressed);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
-                (purged, purge_at) = self.tidy(&step, purged, &size).await;
+                (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
             }
         }
     }
@@ -320,9 +304,9 @@ impl Worker {
     }
 
     /// Deletes consumed input and measures the state. Gives up to where input is deleted, and when this is due again.
-    async fn tidy(&self, step: &Step, purged: u64, size: &StateSize) -> (u64, Instant) {
+    async fn tidy(&self, step: &Step, purged: u64, size: &mut StateSize) -> (u64, Instant) {
         let purged = self.purge(step.position().through, purged).await;
-        size.set(step.state());
+        measure(step, size);
         (purged, Instant::now() + PURGE_EVERY)
     }
 
@@ -339,4 +323,9 @@ impl Worker {
             }
         }
     }
+}
+
+fn measure(step: &Step, size: &mut StateSize) {
+    let (persons, mails, events) = step.state().sizes();
+    size.set(persons + mails + events, step.state().bytes());
 }

@@ -115,6 +115,11 @@ pub(crate) struct FoldingArgs {
     /// most (of a large state, four times its own size); what delivery has finished before is deleted, and `explain` knows it no more.
     #[arg(long, env = "INFLECTION_SNAPSHOT_EVERY_BYTES", default_value_t = FoldingArgs::SNAPSHOT_EVERY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) snapshot_every_bytes: u64,
+    /// What identity's state may take in this process, in MiB. Above it its partitions hold still, and say so: what is
+    /// accepted waits, nothing is forgotten. From 80 % on it is said that it comes near. 0: no budget. Default: half of the
+    /// memory that this process may take (its control group's limit, else the machine's).
+    #[arg(long, env = "INFLECTION_STATE_BUDGET_MIB", value_parser = clap::value_parser!(u64).range(..=1 << 30))]
+    pub(crate) state_budget_mib: Option<u64>,
 }
 
 impl FoldingArgs {
