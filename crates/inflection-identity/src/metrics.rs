@@ -13,6 +13,7 @@ pub struct IdentityMetrics {
     pub(crate) undecodable: Counter,
     pub(crate) suppressed: Counter,
     pub(crate) messages: Counter,
+    pub(crate) message_bytes: Counter,
     pub(crate) fenced: Counter,
     pub(crate) append_seconds: Histogram,
     pub(crate) state_keys: GaugeFamily,
@@ -41,6 +42,7 @@ impl IdentityMetrics {
             suppressed: registry
                 .counter("inflection_identity_facts_suppressed", "Facts of suppressed persons, dropped"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
+            message_bytes: registry.counter("inflection_identity_message_bytes", "Bytes of them"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
             state_keys: registry
                 .gauges("inflection_identity_state_keys", "Persons, mails and event ids in memory, by partition"),

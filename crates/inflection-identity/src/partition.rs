@@ -214,13 +214,15 @@ impl Worker {
             let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
             let payload = batch.encode();
-            snapshots.appended(payload.len());
+            let payload_bytes = payload.len();
+            snapshots.appended(payload_bytes);
             match self.append(fence, payload, shutdown).await? {
                 Some(sequence) => fence = sequence,
                 None => return Ok(()),
             }
             self.metrics.append_seconds.observe(started.elapsed());
             self.metrics.messages.add(1);
+            self.metrics.message_bytes.add(payload_bytes as u64);
             self.metrics.folded.add(counts.folded);
             self.metrics.duplicates.add(counts.duplicates);
             self.metrics.calls.add(counts.calls);

@@ -17,6 +17,8 @@ pub struct IngestMetrics {
     pub(crate) unkept: CounterFamily,
     /// Bus messages written.
     pub(crate) messages: Counter,
+    /// Bytes of them.
+    pub(crate) message_bytes: Counter,
     /// Time of an append.
     pub(crate) append_seconds: Histogram,
     /// Connections that are open.
@@ -34,6 +36,7 @@ impl IngestMetrics {
             unkept: registry
                 .counters("inflection_ingest_unkept", "Provider requests of which what was refused could not be kept"),
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
+            message_bytes: registry.counter("inflection_ingest_message_bytes", "Bytes of them"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
         }
