@@ -11,7 +11,7 @@ pub(crate) enum Mix {
     Deliveries,
     /// Delivered, then opened nine times: repeats, which find their mail and change nothing.
     Opens,
-    /// Delivered, opened, six clicks on three links: most calls an event, and most to remember of a mail.
+    /// Delivered, opened, six clicks on three links: most to remember of a mail, and three calls of a first click.
     Clicks,
     /// Delivered and opened, then the person becomes known by an identify, then opens and clicks as a user: Identify calls
     /// ahead of the events that need them.

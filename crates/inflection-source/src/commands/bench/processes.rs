@@ -223,6 +223,9 @@ impl Pipeline {
     /// Stops everything.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.stop_stages().await?;
+        if let Some(bus) = &self.bus {
+            bus.close().await;
+        }
         for process in &mut self.servers {
             process.stop().await?;
         }

@@ -139,6 +139,9 @@ impl Soak {
         let keys = self.samples.last().map_or(0, |sample| sample.state_keys);
         let mut lines =
             vec![format!("soak         {} samples, {} kills, {keys} keys", self.samples.len(), self.kills.len())];
+        if !self.kills.is_empty() {
+            lines.push("memory       not judged: stages were killed".to_owned());
+        }
         lines.extend(self.memory.iter().map(|growth| {
             let Growth { name, from_mib, to_mib, allowed_mib } = growth;
             let flat = verdict(growth.is_flat());
