@@ -1,5 +1,7 @@
 //! `bench` says what happened, also when stages die meanwhile, and what is missing is no error.
 
+#![expect(clippy::panic, reason = "helpers of checks: a panic is a failed check with its reason")]
+
 use std::time::Duration;
 
 use inflection_tests::binary::run;

@@ -101,8 +101,8 @@ async fn loaded(
         let _ended = stop.clone().drop_guard();
         load::run(args, ingest).await
     };
-    let (loaded, soak) = tokio::join!(load, soak::watch(pipeline, args, duration, stop.clone()));
-    Ok((loaded?, Some(soak?)))
+    let (loaded, soak) = tokio::try_join!(load, soak::watch(pipeline, args, duration, stop.clone()))?;
+    Ok((loaded, Some(soak)))
 }
 
 /// Waits until nothing is on its way: asked of the admin listener, or of the bus when the stages are apart.

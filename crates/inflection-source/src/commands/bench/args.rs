@@ -69,8 +69,9 @@ pub(crate) struct BenchArgs {
     /// In a soak, kills one stage after the other (SIGKILL) and starts it again, in an order that this seed decides.
     #[arg(long, value_name = "SEED", requires = "soak")]
     pub(crate) faults: Option<u64>,
-    /// Then sends the same messages through two logs of the same bus with nothing between, and prints the ratio.
-    #[arg(long)]
+    /// Then sends the same messages through two logs of the same bus with nothing between, and prints the ratio. Not after
+    /// kills: what was written is counted by the processes.
+    #[arg(long, conflicts_with = "faults")]
     pub(crate) relay: bool,
     /// Then lets Segment's Node SDK post to the same sink, and prints the ratio: the directory in which
     /// @segment/analytics-node was installed (`scripts/node-sdk` prints one). Without node or the SDK it says so.

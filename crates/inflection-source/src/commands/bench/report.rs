@@ -65,8 +65,10 @@ pub(super) struct Report {
     lost: i64,
     balanced: bool,
     processes: Vec<ProcessUsage>,
-    /// CPU of all processes but nats-server, a call's share of an event included, in microseconds an event.
+    /// CPU of each process, a call's share of an event included, in microseconds an event.
     cpu_us_per_event: Vec<(&'static str, f64)>,
+    /// CPU of all processes, nats-server included, in microseconds a call.
+    cpu_us_per_call: f64,
     pub(super) soak: Option<Soak>,
     pub(super) relay: Option<Relayed>,
     pub(super) node: Option<NodeOutcome>,
@@ -109,6 +111,8 @@ impl Report {
             lost: produced.cast_signed() - sink.accepted.cast_signed(),
             balanced: ledger.balanced && ledger.events.folded == loaded.accepted,
             cpu_us_per_event: usage.0.iter().map(per_event).collect(),
+            cpu_us_per_call: usage.0.iter().map(|usage| usage.cpu_seconds).sum::<f64>() * 1e6
+                / ratio(sink.accepted, 1.0),
             processes: usage.0,
             soak: None,
             relay: None,
@@ -197,7 +201,9 @@ impl Report {
                 write!(f, "\n  node SDK     {calls_per_second:>9.0} calls/s of {calls}, {lost} lost")?;
                 write!(f, ", {cpu_us_per_call:.0} us a call, {peak_mib:.0} MiB peak")?;
                 write!(f, "\n    pipeline   {:>9.0} calls/s, {by_calls:.1} times as many", self.calls_per_second)?;
-                write!(f, "; events/s {by_events:.1} times as many")
+                write!(f, "; events/s {by_events:.1} times as many")?;
+                let (own, share) = (self.cpu_us_per_call, cpu_us_per_call / self.cpu_us_per_call);
+                write!(f, "; {own:.1} us a call, its bus included: {share:.1} times less")
             }
         }
     }
