@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::args::BenchArgs;
+use super::args::{BenchArgs, BenchBus};
 use super::processes::{Pipeline, ProcessUsage};
 use super::report::ratio;
 use super::servers;
@@ -24,6 +24,9 @@ const GROWTH_SHARE: f64 = 0.1;
 const GROWTH_MIB: f64 = 16.0;
 /// What a key of identity's state may take, in all (ARCHITECTURE.md, "Memory of identity").
 const KEY_BYTES: f64 = 100.0;
+
+/// What it takes in a snapshot: 22 measured, and a little.
+const KEY_SNAPSHOT_BYTES: u64 = 24;
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// What a bus holds beside decisions: events on their way, records, and files that are not full yet.
@@ -118,11 +121,11 @@ async fn sample(pipeline: &Pipeline, started: Instant) -> anyhow::Result<Sample>
 impl Soak {
     fn judge(samples: Vec<Sample>, kills: Vec<Kill>, args: &BenchArgs) -> Self {
         let disk = |sample: &Sample| sample.disk_bytes.values().sum::<u64>();
-        let state = samples.iter().map(|sample| sample.state_bytes).max().unwrap_or(0);
+        let keys = samples.iter().map(|sample| sample.state_keys).max().unwrap_or(0);
         Self {
             memory: if kills.is_empty() { growth(&samples) } else { Vec::new() },
             disk_bytes_most: samples.iter().map(disk).max().unwrap_or(0),
-            disk_bytes_bound: disk_bound(args.partitions, args.replicas, state),
+            disk_bytes_bound: disk_bound(args.bus, args.partitions, args.replicas, keys),
             samples,
             kills,
         }
@@ -177,12 +180,17 @@ fn growth(samples: &[Sample]) -> Vec<Growth> {
 }
 
 /// The most that the bus may take. A decision log holds what follows the older of two snapshots, and a snapshot is due after
-/// `--snapshot-every-bytes`, or twice its own size: three such stretches, with the one that is being taken, twice that
-/// because files go when all in them is superfluous, and two snapshots, none larger than the state.
-fn disk_bound(partitions: u16, replicas: u8, state_bytes: u64) -> u64 {
+/// `--snapshot-every-bytes`, or twice its own size: three such stretches, with the one that is being taken, and two
+/// snapshots. nats-server rewrites a file when half of it is superfluous, so there the stretches count twice.
+fn disk_bound(bus: BenchBus, partitions: u16, replicas: u8, keys: u64) -> u64 {
+    let snapshots = keys.saturating_mul(KEY_SNAPSHOT_BYTES);
     let every = FoldingArgs::SNAPSHOT_EVERY_BYTES.saturating_mul(u64::from(partitions));
-    let stretches = (every + 2 * state_bytes).saturating_mul(3);
-    u64::from(replicas) * (2 * stretches + 2 * state_bytes + DISK_SLACK_BYTES)
+    let stretches = (every + 2 * snapshots).saturating_mul(3);
+    let files = match bus {
+        BenchBus::Embedded => stretches,
+        BenchBus::NatsAlways | BenchBus::NatsDefault => 2 * stretches,
+    };
+    u64::from(replicas) * (files + 2 * snapshots + DISK_SLACK_BYTES)
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
@@ -244,8 +252,10 @@ mod tests {
     #[test]
     fn the_bus_may_hold_what_follows_the_older_snapshot() {
         let (mib, every) = (1 << 20, 16 << 20);
-        assert_eq!(disk_bound(16, 1, 0), 2 * 3 * 16 * every + 512 * mib);
-        assert_eq!(disk_bound(1, 3, 10 * mib), 3 * (2 * 3 * (every + 20 * mib) + 20 * mib + 512 * mib));
+        assert_eq!(disk_bound(BenchBus::Embedded, 16, 1, 0), 3 * 16 * every + 512 * mib);
+        let snapshots = 24 * mib;
+        let three_servers = disk_bound(BenchBus::NatsAlways, 1, 3, mib);
+        assert_eq!(three_servers, 3 * (2 * 3 * (every + 2 * snapshots) + 2 * snapshots + 512 * mib));
     }
 
     #[test]
