@@ -113,6 +113,13 @@ impl Standalone {
         self.until_ready();
     }
 
+    /// Gives it another value of a flag when it is started again.
+    #[track_caller]
+    pub fn replace_argument(&mut self, old: &str, new: &str) {
+        let argument = self.arguments.iter_mut().find(|argument| *argument == old);
+        new.clone_into(argument.expect("it was started with that argument"));
+    }
+
     /// Replaces the configuration file of an install that was started with one; it is not restarted.
     pub fn reconfigure(&self, segment: &Segment, workspaces: &[Workspace]) {
         self.replace_config(&config::render(workspaces, &segment.url()));

@@ -14,7 +14,7 @@ use inflection_domain::{
     Body, Delivery, EventId, Fact, FactKind, Hash128, Head, InstallationKey, LinkClick, LinkKind, MachineCheck,
     MailRef, OpenSource, PartitionCount, PartitionState, Person, PersonId, Timestamp, UserId, WorkspaceId,
 };
-use inflection_identity::{IdentityConfig, IdentityMetrics};
+use inflection_identity::{IdentityConfig, IdentityMetrics, StateBudget};
 use inflection_ownership::Shares;
 use inflection_telemetry::Registry;
 use inflection_wire::{DecisionBatch, EventChunk, Snapshot, SnapshotHead, SnapshotIndex, encode_event, event_batch};
@@ -59,6 +59,7 @@ async fn measure(keys: u64) -> Outcome<()> {
         directory: Directory::new(Vec::new()).1,
         key: InstallationKey::new([7; 32]),
         snapshot_every_bytes: u64::MAX,
+        state_budget: StateBudget::of_bytes(0),
     };
     let run = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
     let tasks = TaskTracker::new();

@@ -3,12 +3,14 @@
 //! * `step`: the fold of what was read into the next decision message; pure, a state machine;
 //! * `partition`: the loop around it: read, fold, append, purge, and recovery;
 //! * `snapshots`: the state as a blob now and then, so that recovery is short and the log can be truncated;
+//! * `budget`: how much memory the states of a process may take;
 //! * `audit`: whether all ways to a state end in the same one;
 //! * `run`: all partitions.
 //!
 //! Nothing is decided here: the rules are `inflection-domain`'s. Nothing is sent from here: that is delivery's.
 
 mod audit;
+mod budget;
 mod metrics;
 mod partition;
 mod snapshots;
@@ -26,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use audit::{Audit, AuditError, Replay, audit};
+pub use budget::{Exceeded, StateBudget};
 use inflection_ownership::{Change, Shares, StopWait};
 pub use metrics::IdentityMetrics;
 pub use partition::PartitionError;
@@ -50,6 +53,8 @@ pub struct IdentityConfig {
     /// Bytes of decisions after which a partition takes a snapshot; a state of more than half of that waits for twice its
     /// own size.
     pub snapshot_every_bytes: u64,
+    /// What the states of all partitions served here may take together.
+    pub state_budget: StateBudget,
 }
 
 /// Each workspace's choices; those that are not configured get the default. And the key, which is the same for all.
@@ -105,6 +110,7 @@ pub async fn run(
     let mut served: HashMap<u16, (CancellationToken, Option<StopWait>)> = HashMap::new();
     let snapshots =
         SnapshotConfig { every_bytes: config.snapshot_every_bytes, gate: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)) };
+    metrics.state_budget.set(i64::try_from(config.state_budget.bytes()).unwrap_or(i64::MAX));
     let mut open = true;
     while open || !tasks.is_empty() {
         tokio::select! {

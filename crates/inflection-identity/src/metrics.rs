@@ -1,6 +1,6 @@
 //! What identity counts.
 
-use inflection_telemetry::{Counter, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Registry};
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -15,10 +15,14 @@ pub struct IdentityMetrics {
     pub(crate) held: Counter,
     pub(crate) time_marks: Counter,
     pub(crate) messages: Counter,
+    pub(crate) message_bytes: Counter,
     pub(crate) fenced: Counter,
     pub(crate) append_seconds: Histogram,
     pub(crate) state_keys: GaugeFamily,
     pub(crate) state_bytes: GaugeFamily,
+    pub(crate) state_budget: Gauge,
+    pub(crate) state_held: Gauge,
+    pub(crate) holds: Counter,
     pub(crate) snapshots: Counter,
     pub(crate) snapshots_failed: Counter,
     pub(crate) snapshots_unreadable: Counter,
@@ -43,10 +47,16 @@ impl IdentityMetrics {
             time_marks: registry
                 .counter("inflection_identity_time_marks", "Time marks appended so that held clicks are let go"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
+            message_bytes: registry.counter("inflection_identity_message_bytes", "Bytes of them"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
             state_keys: registry
                 .gauges("inflection_identity_state_keys", "Persons, mails and event ids in memory, by partition"),
             state_bytes: registry.gauges("inflection_identity_state_bytes", "What they take, by partition"),
+            state_budget: registry
+                .gauge("inflection_identity_state_budget_bytes", "What they may take in this process; 0: no budget"),
+            state_held: registry
+                .gauge("inflection_identity_state_held", "1 while partitions hold still because they take more"),
+            holds: registry.counter("inflection_identity_holds", "Seconds of single partitions that held still"),
             append_seconds: registry.seconds("inflection_identity_append_seconds", "Time of an append to the bus"),
             snapshots: registry.counter("inflection_identity_snapshots", "Snapshots taken"),
             snapshots_failed: registry

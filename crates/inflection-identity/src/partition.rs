@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
-use inflection_domain::{InstallationKey, Partition, PartitionState, Timestamp};
-use inflection_telemetry::Gauge;
+use inflection_domain::{InstallationKey, Partition, Timestamp};
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot, event_batch};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::{StateBudget, StateSize};
 use crate::metrics::IdentityMetrics;
 use crate::snapshots::{LoadError, SnapshotConfig, Snapshots};
 use crate::step::{Input, Step};
@@ -28,7 +28,8 @@ const RETRY_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::
 
 /// Shortest wait between two time marks of a partition.
 const MARK_EVERY: Duration = Duration::from_secs(1);
-
+/// How often a partition that holds still looks whether there is room again.
+const HOLD_LOOK: Duration = Duration::from_secs(1);
 /// Wait after another owner has written, before the state is read anew.
 const FENCED_WAIT: Duration = Duration::from_millis(500);
 
@@ -65,6 +66,7 @@ pub(crate) struct Worker {
     directory: Directory,
     key: InstallationKey,
     snapshots: SnapshotConfig,
+    budget: StateBudget,
     metrics: IdentityMetrics,
 }
 
@@ -74,34 +76,6 @@ pub(crate) struct Recovered {
     fence: u64,
     reader: Reader,
     snapshots: Snapshots,
-}
-
-/// The gauges of a partition's state, which is here as long as this is.
-struct StateSize {
-    keys: Gauge,
-    bytes: Gauge,
-}
-
-impl StateSize {
-    fn of(partition: u16, metrics: &IdentityMetrics) -> Self {
-        let partition = partition.to_string();
-        let labels = [("partition", partition.as_str())];
-        Self { keys: metrics.state_keys.with(&labels), bytes: metrics.state_bytes.with(&labels) }
-    }
-
-    fn set(&self, state: &PartitionState) {
-        let (persons, mails, events) = state.sizes();
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.keys.set(number(persons + mails + events));
-        self.bytes.set(number(state.bytes()));
-    }
-}
-
-impl Drop for StateSize {
-    fn drop(&mut self) {
-        self.keys.set(0);
-        self.bytes.set(0);
-    }
 }
 
 impl Worker {
@@ -121,6 +95,7 @@ impl Worker {
             directory: config.directory.clone(),
             key: config.key.clone(),
             snapshots,
+            budget: config.state_budget.clone(),
             metrics,
         })
     }
@@ -203,10 +178,18 @@ impl Worker {
         let mut policies = Policies::of(&workspaces, &self.key);
         let mut inputs = VecDeque::new();
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
-        let size = StateSize::of(self.partition.index(), &self.metrics);
-        size.set(step.state());
+        let mut size = StateSize::of(self.partition.index(), &self.budget, &self.metrics);
+        measure(&step, &mut size);
         let mut marked: Option<Instant> = None;
         loop {
+            if inputs.is_empty() && self.budget.exceeded().is_some() {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(HOLD_LOOK) => self.metrics.holds.add(1),
+                }
+                (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
+                continue;
+            }
             if inputs.is_empty() {
                 let mark_at = mark_at(&step, marked);
                 let through = step.position().through;
@@ -228,7 +211,7 @@ impl Worker {
                         }
                     }
                     None => {
-                        (purged, purge_at) = self.tidy(&step, purged, &size).await;
+                        (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
                         continue;
                     }
                 }
@@ -240,13 +223,15 @@ impl Worker {
             let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
             let payload = batch.encode();
-            snapshots.appended(payload.len());
+            let payload_bytes = payload.len();
+            snapshots.appended(payload_bytes);
             match self.append(fence, payload, shutdown).await? {
                 Some(sequence) => fence = sequence,
                 None => return Ok(()),
             }
             self.metrics.append_seconds.observe(started.elapsed());
             self.metrics.messages.add(1);
+            self.metrics.message_bytes.add(payload_bytes as u64);
             self.metrics.folded.add(counts.folded);
             self.metrics.duplicates.add(counts.duplicates);
             self.metrics.calls.add(counts.calls);
@@ -257,7 +242,7 @@ impl Worker {
             self.metrics.held.add(counts.held);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
-                (purged, purge_at) = self.tidy(&step, purged, &size).await;
+                (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
             }
         }
     }
@@ -343,9 +328,9 @@ impl Worker {
     }
 
     /// Deletes consumed input and measures the state. Gives up to where input is deleted, and when this is due again.
-    async fn tidy(&self, step: &Step, purged: u64, size: &StateSize) -> (u64, Instant) {
+    async fn tidy(&self, step: &Step, purged: u64, size: &mut StateSize) -> (u64, Instant) {
         let purged = self.purge(step.position().through, purged).await;
-        size.set(step.state());
+        measure(step, size);
         (purged, Instant::now() + PURGE_EVERY)
     }
 
@@ -382,4 +367,9 @@ async fn sleep_until(at: Option<Instant>) {
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn measure(step: &Step, size: &mut StateSize) {
+    let (persons, mails, events) = step.state().sizes();
+    size.set(persons + mails + events, step.state().bytes());
 }

@@ -29,6 +29,8 @@ pub struct IngestMetrics {
     pub(crate) aliases_unkept: Counter,
     /// Bus messages written.
     pub(crate) messages: Counter,
+    /// Bytes of them.
+    pub(crate) message_bytes: Counter,
     /// Time of an append.
     pub(crate) append_seconds: Histogram,
     /// Connections that are open.
@@ -62,6 +64,7 @@ impl IngestMetrics {
             aliases_unkept: registry
                 .counter("inflection_ingest_aliases_unkept", "Aliases of addresses that there was no room for"),
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
+            message_bytes: registry.counter("inflection_ingest_message_bytes", "Bytes of them"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
         }

@@ -85,10 +85,15 @@ async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics
             }
         }
         let started = Instant::now();
-        let outcome = bus.append(&log, None, event_batch(now(), &chunks)).await;
+        let message = event_batch(now(), &chunks);
+        let message_bytes = message.len() as u64;
+        let outcome = bus.append(&log, None, message).await;
         metrics.append_seconds.observe(started.elapsed());
         match outcome {
-            Ok(_) => metrics.messages.add(1),
+            Ok(_) => {
+                metrics.messages.add(1);
+                metrics.message_bytes.add(message_bytes);
+            }
             Err(ref error) => tracing::warn!(%error, log = %log, "events could not be stored"),
         }
         let outcome = outcome.map(drop).map_err(Arc::new);

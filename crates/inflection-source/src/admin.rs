@@ -21,6 +21,7 @@ use inflection_bus::Bus;
 use inflection_control::{Directory, Secret};
 use inflection_delivery::DeliveryHandle;
 use inflection_domain::{ConnectionId, Timestamp, WorkspaceId};
+use inflection_identity::StateBudget;
 use inflection_telemetry::Registry;
 use inflection_wire::Installation;
 use ring::digest::{SHA256, digest};
@@ -49,6 +50,10 @@ pub(crate) struct Admin {
     pub(crate) delivery: Option<DeliveryHandle>,
     pub(crate) books: Arc<tokio::sync::Mutex<Bookkeeper>>,
     pub(crate) directory: Directory,
+    /// Of identity's state, if this process runs identity.
+    pub(crate) state_budget: Option<StateBudget>,
+    /// Whether this process runs ingest.
+    pub(crate) takes_events: bool,
     pub(crate) registry: Registry,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) key: Option<Secret>,
@@ -156,7 +161,12 @@ async fn authorize(State(admin): Shared, headers: HeaderMap, request: Request, n
 async fn readyz(State(admin): Shared) -> Response {
     let health = admin.bus.health().await;
     match (admin.readiness.0.load(Ordering::Relaxed), health) {
-        (true, Ok(())) => "ok\n".into_response(),
+        (true, Ok(())) => match admin.state_budget.as_ref().and_then(StateBudget::exceeded) {
+            // What is accepted still becomes durable, and waits: refusing it would help nobody.
+            Some(held) if admin.takes_events => format!("ok; {held}\n").into_response(),
+            Some(held) => (StatusCode::SERVICE_UNAVAILABLE, format!("{held}\n")).into_response(),
+            None => "ok\n".into_response(),
+        },
         (true, Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response(),
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use inflection_telemetry::LogFormat;
 
+use crate::commands::bench::BenchArgs;
 pub(crate) use import::{ImportArgs, ImportFormat};
 
 /// Email engagement in, Segment events out: durable before it says 200, in order for each person, unique where it says
@@ -121,6 +122,11 @@ pub(crate) struct FoldingArgs {
     /// most (of a large state, four times its own size); what delivery has finished before is deleted, and `explain` knows it no more.
     #[arg(long, env = "INFLECTION_SNAPSHOT_EVERY_BYTES", default_value_t = FoldingArgs::SNAPSHOT_EVERY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) snapshot_every_bytes: u64,
+    /// What identity's state may take in this process, in MiB. Above it its partitions hold still, and say so: what is
+    /// accepted waits, nothing is forgotten. From 80 % on it is said that it comes near. 0: no budget. Default: half of the
+    /// memory that this process may take (its control group's limit, else the machine's).
+    #[arg(long, env = "INFLECTION_STATE_BUDGET_MIB", value_parser = clap::value_parser!(u64).range(..=1 << 30))]
+    pub(crate) state_budget_mib: Option<u64>,
 }
 
 impl FoldingArgs {
@@ -519,53 +525,4 @@ pub(crate) struct HealthcheckArgs {
     /// What to ask, like http://127.0.0.1:9090/readyz.
     #[arg(long)]
     pub(crate) url: String,
-}
-
-/// Which bus `bench` measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BenchBus {
-    /// `standalone`, every append synced.
-    Embedded,
-    /// Three stages on a nats-server of its own, every write synced.
-    NatsAlways,
-    /// Three stages on a nats-server of its own, its default background sync.
-    NatsDefault,
-}
-
-/// What `bench` is told.
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// Which bus.
-    #[arg(long, value_enum, default_value = "embedded")]
-    pub(crate) bus: BenchBus,
-    /// Events to send.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    pub(crate) events: u64,
-    /// Events of one request.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub(crate) batch: u64,
-    /// Requests under way at once.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    pub(crate) concurrency: u64,
-    /// Events a second; 0 is as fast as it goes.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) rate: u64,
-    /// Partitions of the install.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub(crate) partitions: u16,
-    /// How long a call waits for company, in milliseconds.
-    #[arg(long, default_value_t = 100)]
-    pub(crate) linger_ms: u64,
-    /// Workers of identity, and as many of delivery, on a NATS bus.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) workers: u16,
-    /// The sink answers 503 until all events are in; then the time is taken until they are all delivered.
-    #[arg(long)]
-    pub(crate) outage: bool,
-    /// A nats-server (2.14 or newer) for the NATS buses.
-    #[arg(long, env = "NATS_SERVER", default_value = "nats-server")]
-    pub(crate) nats_server: PathBuf,
-    /// Prints JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }

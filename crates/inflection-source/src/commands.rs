@@ -1,6 +1,6 @@
 //! One file a command.
 
-mod bench;
+pub(crate) mod bench;
 mod config;
 mod connections;
 mod dead_letters;

@@ -6,12 +6,13 @@ use inflection_bus::NatsConfig;
 use inflection_control::{Config, Connection, IngestLimits, Options, Secret, Workspace};
 use inflection_delivery::Limits;
 use inflection_domain::{ConnectionId, MachineRules, Policy, Timestamp, WorkspaceId};
+use inflection_identity::StateBudget;
 use inflection_ingest::SignatureClock;
 use inflection_ownership::WorkerId;
 use inflection_segment::{Endpoint, Region};
 
-use crate::Failure;
-use crate::cli::{ConfigFileArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs, TestClockArgs};
+use crate::cli::{ConfigFileArgs, FoldingArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs, TestClockArgs};
+use crate::{Failure, memory};
 
 /// Name of the workspace and connection that flags make.
 const DEFAULT_NAME: &str = "default";
@@ -158,6 +159,20 @@ pub(crate) fn sending(args: &SendingArgs) -> Sending {
         ..Limits::default()
     };
     Sending { limits, park_after: Duration::from_secs(args.park_after_seconds) }
+}
+
+/// How identity keeps its state.
+#[derive(Debug, Clone)]
+pub(crate) struct Folding {
+    pub(crate) snapshot_every_bytes: u64,
+    pub(crate) budget: StateBudget,
+}
+
+pub(crate) fn folding(args: &FoldingArgs) -> Folding {
+    let given = args.state_budget_mib.map(|mib| mib.saturating_mul(1024 * 1024));
+    // Half: a state takes a third more than is counted of it, and the rest of the process needs room beside it.
+    let bytes = given.or_else(|| memory::available().map(|bytes| bytes / 2)).unwrap_or(0);
+    Folding { snapshot_every_bytes: args.snapshot_every_bytes, budget: StateBudget::of_bytes(bytes) }
 }
 
 /// What time it is to signatures: a test's, if it is given and allowed.

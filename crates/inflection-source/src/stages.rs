@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Admin, Readiness, WrongKeys};
 use crate::ledger::{Bookkeeper, LedgerMetrics};
 use crate::reload::{self, Read};
-use crate::settings::Sending;
+use crate::settings::{Folding, Sending};
 
 /// How long admin requests in hand may take after everything else has left.
 const ADMIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -34,8 +34,8 @@ const LEDGER_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Wanted {
     /// Ingest, on this listener, judging signatures by this clock.
     pub(crate) ingest: Option<(TcpListener, SignatureClock)>,
-    /// Identity, with a snapshot of a partition after so many bytes of its decisions.
-    pub(crate) identity: Option<u64>,
+    /// Identity, keeping its state like this.
+    pub(crate) identity: Option<Folding>,
     /// Delivery, sending like this.
     pub(crate) delivery: Option<Sending>,
     /// The worker's name among those that share a stage's partitions; without one the process is alone.
@@ -112,6 +112,7 @@ impl Stages {
             };
             running.push((name, stop, tasks.spawn(watched)));
         };
+        let (takes_events, mut held) = (wanted.ingest.is_some(), None);
         if let Some((listener, signature_clock)) = wanted.ingest.take() {
             let stop = CancellationToken::new();
             let (directory, installation) = (directory.clone(), installation.clone());
@@ -119,12 +120,13 @@ impl Stages {
             let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
-        if let Some(snapshot_every_bytes) = wanted.identity {
+        if let Some(Folding { snapshot_every_bytes, budget }) = wanted.identity.take() {
+            held = Some(budget.clone());
             let stop = CancellationToken::new();
             let (shares, member) = wanted.shares("identity", &bus, installation.partitions, stop.clone());
             let (partitions, directory) = (installation.partitions, directory.clone());
             let key = installation.key.clone();
-            let config = IdentityConfig { partitions, directory, key, snapshot_every_bytes };
+            let config = IdentityConfig { partitions, directory, key, snapshot_every_bytes, state_budget: budget };
             let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
             spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }
@@ -151,6 +153,8 @@ impl Stages {
             delivery: handle,
             books,
             directory,
+            state_budget: held,
+            takes_events,
             registry,
             readiness: Arc::clone(&readiness),
             key: admin_key,

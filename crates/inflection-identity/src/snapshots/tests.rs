@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::partition::{PartitionError, Worker};
 use crate::step::tests::fact;
-use crate::{IdentityConfig, IdentityError};
+use crate::{IdentityConfig, IdentityError, StateBudget};
 
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +38,8 @@ struct Life {
 
 fn config(snapshot_every_bytes: u64) -> IdentityConfig {
     let (partitions, directory) = (PartitionCount::new(1).unwrap(), Directory::new(Vec::new()).1);
-    IdentityConfig { partitions, directory, key: InstallationKey::new([7; 32]), snapshot_every_bytes }
+    let (key, state_budget) = (InstallationKey::new([7; 32]), StateBudget::of_bytes(0));
+    IdentityConfig { partitions, directory, key, snapshot_every_bytes, state_budget }
 }
 
 impl Install {
@@ -51,9 +52,13 @@ impl Install {
     }
 
     fn start(&self, snapshot_every_bytes: u64) -> Life {
+        self.start_with(config(snapshot_every_bytes))
+    }
+
+    fn start_with(&self, config: IdentityConfig) -> Life {
         let stop = CancellationToken::new();
         let (shares, all) = Shares::alone(1, stop.clone());
-        let run = crate::run(config(snapshot_every_bytes), self.bus.clone(), self.metrics.clone(), shares);
+        let run = crate::run(config, self.bus.clone(), self.metrics.clone(), shares);
         let task = TaskTracker::new().spawn(async move { tokio::join!(run, all).0 });
         Life { task, stop }
     }
@@ -376,4 +381,32 @@ fn a_large_state_waits_for_more_decisions() {
     {
         assert_eq!(is_due(since, every, snapshot), expected, "{since} {every} {snapshot}");
     }
+}
+
+/// A state that takes more than it may is rebuilt whole and holds still; with more room it goes on where it stood.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_over_its_budget_holds_still_and_forgets_nothing() {
+    let install = Install::new().await;
+    let life = install.start(NEVER);
+    install.fold(0..3).await;
+    life.end().await;
+
+    let budget = StateBudget::of_bytes(1);
+    let life = install.start_with(IdentityConfig { state_budget: budget.clone(), ..config(NEVER) });
+    until(async || budget.exceeded().is_some()).await;
+    let before = install.bus.last(&install.decisions).await.unwrap().unwrap().sequence;
+    let waiting = install.bus.append(&install.events, None, message(3)).await.unwrap();
+    let looks = install.metrics.holds.get();
+    until(async || install.metrics.holds.get() > looks + 1).await;
+    // It ends by itself when it is told to, with nothing decided and nothing deleted of what waits.
+    life.end().await;
+    assert_eq!(budget.exceeded(), None, "a state that is gone takes nothing");
+    assert_eq!(install.bus.last(&install.decisions).await.unwrap().unwrap().sequence, before);
+    assert_eq!(install.bus.last(&install.events).await.unwrap().unwrap().sequence, waiting);
+
+    let life = install.start(NEVER);
+    until(async || install.bus.last(&install.decisions).await.unwrap().unwrap().sequence > before).await;
+    install.fold(4..6).await;
+    life.end().await;
+    assert_same(&install.recover().await.unwrap(), &without_snapshots(6).await);
 }

@@ -1,11 +1,18 @@
 //! `bench`: the whole pipeline under load, in processes of their own.
 //!
 //! Generator and sink run in this process; the stages (and nats-server) are children, so that CPU and memory are told
-//! apart. Every call is checked at the sink by its messageId: nothing may be missing, nothing may be there twice.
+//! apart. Beside the pipeline's figure, in the same run, there may be yardsticks: a bare relay over the same bus, and
+//! Segment's Node SDK posting to the same sink. Every call is checked at the sink by its messageId: nothing may be missing, nothing may be there twice.
 
+mod args;
 mod load;
+mod mix;
+mod node;
 mod processes;
+mod relay;
 mod report;
+mod servers;
+mod soak;
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +22,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::{BenchArgs, BenchBus};
 use crate::commands::look::AdminClient;
 use crate::commands::say;
 use crate::ledger::{Bookkeeper, Ledger};
 use crate::{End, Failure, install};
+pub(crate) use args::BenchArgs;
 
 /// Up to so many events the sink keeps every call, and the time from fact to Segment is measured call by call.
 const TRACED_EVENTS_MAX: u64 = 50_000;
@@ -28,6 +35,9 @@ const REST_DEADLINE: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(args: BenchArgs) -> Result<End, Failure> {
+    if let Some(mistake) = args.mistake() {
+        return Err(Failure::Usage(mistake.to_owned()));
+    }
     let report = measure(&args).await?;
     if args.json {
         say(&serde_json::to_string(&report).context("the report cannot be written")?);
@@ -38,26 +48,23 @@ pub(crate) async fn run(args: BenchArgs) -> Result<End, Failure> {
 }
 
 async fn measure(args: &BenchArgs) -> anyhow::Result<report::Report> {
-    if args.workers > 1 && args.bus == BenchBus::Embedded {
-        bail!("the embedded bus has one process: --workers needs --bus nats-default or nats-always");
-    }
-    let traced = args.events <= TRACED_EVENTS_MAX;
+    let traced = args.events_wanted() <= TRACED_EVENTS_MAX;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let sink_address = listener.local_addr()?;
-    let calls_max = if traced { usize::try_from(args.events * 4)? } else { 0 };
+    let calls_max = if traced { usize::try_from(args.events_wanted() * 4)? } else { 0 };
     let sink = Sandbox::new(SandboxConfig { calls_max, ..SandboxConfig::default() });
     let (serving, stop_sink) = (sink.clone(), stop.clone());
     tasks.spawn(async move { serving.serve(listener, stop_sink).await });
 
-    let pipeline = processes::Pipeline::start(args, sink_address).await?;
+    let mut pipeline = processes::Pipeline::start(args, sink_address).await?;
     let before = pipeline.usage()?;
     let started = Instant::now();
     if args.outage {
         let down = Fault::Status { code: 503, retry_after: None, rate_limit_reset: None };
         sink.set_faults(Faults { rules: vec![FaultRule::always(down)] });
     }
-    let loaded = load::run(args, pipeline.ingest).await?;
+    let (loaded, soak) = loaded(args, &mut pipeline).await?;
     let healed = args.outage.then(Instant::now);
     sink.set_faults(Faults::default());
     let ledger = rest(&pipeline).await?;
@@ -65,11 +72,37 @@ async fn measure(args: &BenchArgs) -> anyhow::Result<report::Report> {
     let usage = pipeline.usage()?.since(&before);
     let fact_to_segment = traced.then(|| report::Percentiles::of(fact_to_segment(&sink)));
     let summary = sink.summary();
+    let mut report = report::Report::new(args, &loaded, &ledger, &summary, (took, drained), fact_to_segment, usage);
+    report.soak = soak;
+    if args.relay {
+        let shape = relay::Shape::of(&pipeline, loaded.accepted).await?;
+        pipeline.stop_stages().await?;
+        report.relay = Some(relay::relay(&pipeline, shape, args.partitions).await?);
+    }
     pipeline.stop().await?;
+    if let Some(folder) = &args.node {
+        report.node = Some(node::post(folder, &sink, sink_address, report.calls_produced()).await?);
+    }
     stop.cancel();
     tasks.close();
     tasks.wait().await;
-    Ok(report::Report::new(args, &loaded, &ledger, &summary, (took, drained), fact_to_segment, usage))
+    Ok(report)
+}
+
+/// Sends the load; in a soak, watches meanwhile.
+async fn loaded(
+    args: &BenchArgs,
+    pipeline: &mut processes::Pipeline,
+) -> anyhow::Result<(load::Loaded, Option<soak::Soak>)> {
+    let ingest = pipeline.ingest;
+    let Some(duration) = args.soak else { return Ok((load::run(args, ingest).await?, None)) };
+    let stop = CancellationToken::new();
+    let load = async {
+        let _ended = stop.clone().drop_guard();
+        load::run(args, ingest).await
+    };
+    let (loaded, soak) = tokio::try_join!(load, soak::watch(pipeline, args, duration, stop.clone()))?;
+    Ok((loaded, Some(soak)))
 }
 
 /// Waits until nothing is on its way: asked of the admin listener, or of the bus when the stages are apart.

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let bus = Bus::open_embedded(EmbeddedConfig::new(data.path().to_path_buf())).await.context("the embedded bus")?;
     let partitions = PartitionCount::new(16);
     let installation = install::load(&bus, &config.installation, partitions).await?;
-    let (sending, identity) = (settings::sending(&flags.sending), Some(flags.folding.snapshot_every_bytes));
+    let (sending, identity) = (settings::sending(&flags.sending), Some(settings::folding(&flags.folding)));
     let read = Read::new(move || settings::standalone(&flags));
     let setup = Setup { bus, config, read, installation, admin_listener, admin_key: None };
     let wanted =
@@ -101,7 +101,7 @@ fn standalone_args(data_dir: &std::path::Path, sandbox: SocketAddr) -> Standalon
         segment_endpoint: Some(format!("http://{sandbox}")),
         file: ConfigFileArgs { config: None, allow_insecure_endpoint: true },
         sending: SendingArgs { linger_ms: 100, in_flight_max: 8, park_after_seconds: 60 },
-        folding: FoldingArgs { snapshot_every_bytes: FoldingArgs::SNAPSHOT_EVERY_BYTES },
+        folding: FoldingArgs { snapshot_every_bytes: FoldingArgs::SNAPSHOT_EVERY_BYTES, state_budget_mib: None },
         partitions: 16,
         clock: TestClockArgs::default(),
     }

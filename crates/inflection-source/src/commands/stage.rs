@@ -73,7 +73,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     };
     let wanted = Wanted {
         ingest,
-        identity: matches!(stage, Stage::Identity).then_some(args.folding.snapshot_every_bytes),
+        identity: matches!(stage, Stage::Identity).then(|| settings::folding(&args.folding)),
         delivery: matches!(stage, Stage::Delivery).then(|| settings::sending(&args.sending)),
         worker: Some(worker),
     };

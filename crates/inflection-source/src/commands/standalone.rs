@@ -32,7 +32,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
     let clock = settings::signature_clock(&args.clock);
     let (admin_key, sending) =
         (args.listen.admin_key.as_deref().and_then(Secret::new), settings::sending(&args.sending));
-    let identity = Some(args.folding.snapshot_every_bytes);
+    let identity = Some(settings::folding(&args.folding));
     let read = Read::new(move || settings::standalone(&args));
     let setup = Setup { bus, config, read, installation, admin_listener, admin_key };
     let wanted = Wanted { ingest: Some((listener, clock)), identity, delivery: Some(sending), worker: None };

@@ -1,4 +1,4 @@
-//! The generator: requests made beforehand, or just in time when they are paced.
+//! The generator: requests made just in time, as fast as they are answered or at a rate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tokio::task::JoinSet;
 
-use crate::cli::BenchArgs;
+use super::args::BenchArgs;
+use super::mix::Mix;
 
 pub(super) const INGEST_KEY: &str = "bench-ingest-key";
-/// Each person gets so many events: one delivered, opens, a click.
-const EVENTS_PER_PERSON: u64 = 5;
+/// Wait before a request is sent again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the generator saw.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) accepted: u64,
-    /// Requests answered 429 or 503 and sent again.
+    /// Requests answered 429 or 503, or not at all while stages are killed, and sent again.
     pub(super) repeated: u64,
     /// From the first request to the last 200.
     pub(super) time: Duration,
@@ -26,15 +27,27 @@ pub(super) struct Loaded {
     pub(super) answers_us: Vec<u64>,
 }
 
+/// Where and how one request is sent.
+#[derive(Debug, Clone)]
+struct Sender {
+    client: reqwest::Client,
+    url: String,
+    mix: Mix,
+    /// No answer is no reason to give up: stages are being killed.
+    patient: bool,
+}
+
 /// Sends all events and waits for every 200.
 pub(super) async fn run(args: &BenchArgs, ingest: SocketAddr) -> anyhow::Result<Loaded> {
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(1024).build()?;
+    let url = format!("http://{ingest}/v1/events");
+    let sender = Sender { client, url, mix: args.mix, patient: args.faults.is_some() };
     let next = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..args.concurrency {
-        let (client, next) = (client.clone(), Arc::clone(&next));
-        let (events, batch, rate) = (args.events, args.batch, args.rate);
+        let (sender, next) = (sender.clone(), Arc::clone(&next));
+        let (events, batch, rate) = (args.events_wanted(), args.batch, args.rate);
         workers.spawn(async move {
             let mut loaded = Loaded::default();
             loop {
@@ -46,7 +59,7 @@ pub(super) async fn run(args: &BenchArgs, ingest: SocketAddr) -> anyhow::Result<
                     let due = started + Duration::from_secs_f64(seconds(first, rate));
                     tokio::time::sleep_until(due.into()).await;
                 }
-                post(&client, ingest, first, batch.min(events - first), &mut loaded).await?;
+                sender.post(first, batch.min(events - first), &mut loaded).await?;
             }
         });
     }
@@ -65,64 +78,33 @@ fn seconds(events: u64, rate: u64) -> f64 {
     Duration::from_secs(events).as_secs_f64() / Duration::from_secs(rate).as_secs_f64()
 }
 
-async fn post(
-    client: &reqwest::Client,
-    ingest: SocketAddr,
-    first: u64,
-    count: u64,
-    loaded: &mut Loaded,
-) -> anyhow::Result<()> {
-    let body = body(first, count);
-    loop {
-        let sent = Instant::now();
-        let answer = client
-            .post(format!("http://{ingest}/v1/events"))
-            .bearer_auth(INGEST_KEY)
-            .header("content-type", "application/x-ndjson")
-            .body(body.clone())
-            .send()
-            .await
-            .context("ingest does not answer")?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await?;
-        match status {
-            200 => {
-                loaded.answers_us.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
-                loaded.accepted += count;
-                return Ok(());
+impl Sender {
+    async fn post(&self, first: u64, count: u64, loaded: &mut Loaded) -> anyhow::Result<()> {
+        let body = self.mix.body(first, count);
+        loop {
+            let sent = Instant::now();
+            match self.once(body.clone()).await {
+                Ok((200, _)) => {
+                    loaded.answers_us.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+                    loaded.accepted += count;
+                    return Ok(());
+                }
+                Ok((429 | 503, _)) => {}
+                Ok((status, text)) => bail!("ingest answers {status}: {text}"),
+                // Whether it was taken is not known; the same ids again make it one.
+                Err(_no_answer) if self.patient => {}
+                Err(error) => return Err(error).context("ingest does not answer"),
             }
-            429 | 503 => {
-                loaded.repeated += 1;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            _ => bail!("ingest answers {status}: {text}"),
+            loaded.repeated += 1;
+            tokio::time::sleep(AGAIN).await;
         }
     }
-}
 
-/// Events of about 380 bytes, as a sender writes them.
-fn body(first: u64, count: u64) -> Vec<u8> {
-    use std::io::Write as _;
-    let now = jiff::Timestamp::now().as_millisecond();
-    let mut body = Vec::with_capacity(usize::try_from(count).unwrap_or(0) * 400);
-    for number in first..first + count {
-        let person = number / EVENTS_PER_PERSON;
-        let (kind, link) = match number % EVENTS_PER_PERSON {
-            0 => ("email_delivered", ""),
-            4 => ("link_clicked", ",\"email_link_url\":\"https://example.com/pricing?utm_source=mail\""),
-            _ => ("email_opened", ""),
-        };
-        let line = writeln!(
-            body,
-            "{{\"type\":\"{kind}\",\"id\":\"bench-{number}\",\"timestamp\":{now},\"person_id\":\"person-{person}\",\
-             \"email\":\"prospect{person}@example.com\",\"email_id\":\"mail-1\",\"campaign_id\":\"campaign-1\",\
-             \"campaign_run_id\":\"run-{}\",\"campaign_name\":\"Spring launch campaign\",\
-             \"email_subject\":\"What is new this spring, and what comes next\"{link},\
-             \"properties\":{{\"plan\":\"pro\",\"region\":\"emea\"}}}}",
-            person % 50
-        );
-        // A Vec takes every write.
-        debug_assert!(line.is_ok());
+    async fn once(&self, body: Vec<u8>) -> reqwest::Result<(u16, String)> {
+        let request =
+            self.client.post(&self.url).bearer_auth(INGEST_KEY).header("content-type", "application/x-ndjson");
+        let answer = request.body(body).send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.text().await?))
     }
-    body
 }

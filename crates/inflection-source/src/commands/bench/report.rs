@@ -6,9 +6,12 @@ use std::time::Duration;
 use inflection_sandbox::Summary;
 use serde::Serialize;
 
+use super::args::BenchArgs;
 use super::load::Loaded;
+use super::node::{NodeMeasured, NodeOutcome};
 use super::processes::{ProcessUsage, Usage};
-use crate::cli::BenchArgs;
+use super::relay::Relayed;
+use super::soak::Soak;
 use crate::ledger::Ledger;
 
 /// Percentiles of a set of times.
@@ -38,6 +41,10 @@ pub(super) struct Report {
     batch: u64,
     concurrency: u64,
     partitions: u16,
+    mix: String,
+    replicas: u8,
+    /// Events a second that were asked for; 0: as many as go.
+    rate: u64,
     /// Of identity, and as many of delivery.
     workers: u16,
     seconds: f64,
@@ -45,6 +52,7 @@ pub(super) struct Report {
     drain_seconds: Option<f64>,
     /// From the first request to the last call at the sink.
     events_per_second: f64,
+    calls_per_second: f64,
     /// From the first request to the last 200.
     ingest_events_per_second: f64,
     answer_us: Percentiles,
@@ -57,8 +65,13 @@ pub(super) struct Report {
     lost: i64,
     balanced: bool,
     processes: Vec<ProcessUsage>,
-    /// CPU of all processes but nats-server, a call's share of an event included, in microseconds an event.
+    /// CPU of each process, a call's share of an event included, in microseconds an event.
     cpu_us_per_event: Vec<(&'static str, f64)>,
+    /// CPU of all processes, nats-server included, in microseconds a call.
+    cpu_us_per_call: f64,
+    pub(super) soak: Option<Soak>,
+    pub(super) relay: Option<Relayed>,
+    pub(super) node: Option<NodeOutcome>,
 }
 
 impl Report {
@@ -80,10 +93,14 @@ impl Report {
             batch: args.batch,
             concurrency: args.concurrency,
             partitions: args.partitions,
+            mix: format!("{:?}", args.mix).to_lowercase(),
+            replicas: args.replicas,
+            rate: args.rate,
             workers: args.workers,
             seconds: took.as_secs_f64(),
             drain_seconds: drained.map(|drained| drained.as_secs_f64()),
             events_per_second: rate(took),
+            calls_per_second: ratio(sink.accepted, took.as_secs_f64()),
             ingest_events_per_second: rate(loaded.time),
             answer_us: Percentiles::of(loaded.answers_us.clone()),
             fact_to_segment_ms,
@@ -94,26 +111,39 @@ impl Report {
             lost: produced.cast_signed() - sink.accepted.cast_signed(),
             balanced: ledger.balanced && ledger.events.folded == loaded.accepted,
             cpu_us_per_event: usage.0.iter().map(per_event).collect(),
+            cpu_us_per_call: usage.0.iter().map(|usage| usage.cpu_seconds).sum::<f64>() * 1e6
+                / ratio(sink.accepted, 1.0),
             processes: usage.0,
+            soak: None,
+            relay: None,
+            node: None,
         }
     }
 
-    /// Whether every call arrived and the books balance.
+    pub(super) fn calls_produced(&self) -> u64 {
+        self.calls_produced
+    }
+
+    /// Whether every call arrived, the books balance, and a soak's verdicts are good. Yardsticks are figures, not verdicts.
     pub(super) fn is_sound(&self) -> bool {
-        self.lost == 0 && self.balanced
+        self.lost == 0 && self.balanced && self.soak.as_ref().is_none_or(Soak::is_sound)
     }
 }
 
 /// Counts are far below 2^52, where a double is exact.
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn ratio(count: u64, by: f64) -> f64 {
+pub(super) fn ratio(count: u64, by: f64) -> f64 {
     count as f64 / by
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bus, events, batch, concurrency, partitions, .. } = self;
-        write!(f, "{bus}: {events} events in requests of {batch}, {concurrency} at once, {partitions} partitions")?;
+        let Self { bus, events, batch, concurrency, partitions, mix, replicas, .. } = self;
+        write!(
+            f,
+            "{bus}: {events} events ({mix}) in requests of {batch}, {concurrency} at once, {partitions} partitions"
+        )?;
+        write!(f, ", replicas: {replicas}")?;
         writeln!(f, ", workers of identity and of delivery: {}", self.workers)?;
         writeln!(f, "  end to end   {:>9.0} events/s  ({:.2} s)", self.events_per_second, self.seconds)?;
         if let Some(seconds) = self.drain_seconds {
@@ -126,7 +156,7 @@ impl fmt::Display for Report {
             writeln!(f, "  fact to sink p50 {p50} ms  p99 {p99} ms  max {max} ms")?;
         }
         for (process, (_, per_event)) in self.processes.iter().zip(&self.cpu_us_per_event) {
-            let ProcessUsage { name, cpu_seconds, peak_mib } = process;
+            let ProcessUsage { name, cpu_seconds, peak_mib, .. } = process;
             writeln!(f, "  {name:<12} {cpu_seconds:>6.2} s CPU  {per_event:>6.2} us/event  {peak_mib:>5.0} MiB peak")?;
         }
         let Self { calls_produced, calls_at_sink, duplicates_at_sink, lost, requests_repeated, balanced, .. } = self;
@@ -135,8 +165,54 @@ impl fmt::Display for Report {
             "  calls        {calls_produced} produced, {calls_at_sink} at the sink, {lost} lost, {duplicates_at_sink} repeated"
         )?;
         let books = if *balanced { "balanced" } else { "NOT BALANCED" };
-        write!(f, "  ledger       {books}; {requests_repeated} requests were answered 429 or 503 and sent again")
+        write!(f, "  ledger       {books}; {requests_repeated} requests were not taken at once and sent again")?;
+        for line in self.soak.iter().flat_map(Soak::lines) {
+            write!(f, "\n  {line}")?;
+        }
+        self.yardsticks(f)
     }
+}
+
+impl Report {
+    fn yardsticks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(relay) = &self.relay {
+            let [first, second] = relay.shape.hops;
+            write!(
+                f,
+                "\n  relay        of {} messages of {} bytes and {} of {}:",
+                first.messages, first.message_bytes, second.messages, second.message_bytes
+            )?;
+            for (name, rates, what) in [
+                ("bare", &relay.bare_events_per_second, "any client on these two hops"),
+                ("hollow", &relay.hollow_events_per_second, "the stages' appends with no work between"),
+            ] {
+                let rate = median(rates);
+                let share = self.events_per_second / rate;
+                write!(f, "\n    {name:<10} {rate:>9.0} events/s ({what}); the pipeline has {share:.2} of it")?;
+            }
+        }
+        match &self.node {
+            None => Ok(()),
+            Some(NodeOutcome::NotMeasured { why }) => write!(f, "\n  node SDK     not measured: {why}"),
+            Some(NodeOutcome::Measured(node)) => {
+                let NodeMeasured { calls, calls_per_second, cpu_us_per_call, peak_mib, lost } = node;
+                let [by_calls, by_events] =
+                    [self.calls_per_second, self.events_per_second].map(|rate| rate / calls_per_second);
+                write!(f, "\n  node SDK     {calls_per_second:>9.0} calls/s of {calls}, {lost} lost")?;
+                write!(f, ", {cpu_us_per_call:.0} us a call, {peak_mib:.0} MiB peak")?;
+                write!(f, "\n    pipeline   {:>9.0} calls/s, {by_calls:.1} times as many", self.calls_per_second)?;
+                write!(f, "; events/s {by_events:.1} times as many")?;
+                let (own, share) = (self.cpu_us_per_call, cpu_us_per_call / self.cpu_us_per_call);
+                write!(f, "; {own:.1} us a call, its bus included: {share:.1} times less")
+            }
+        }
+    }
+}
+
+fn median(rates: &[f64]) -> f64 {
+    let mut sorted = rates.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn ms(us: u64) -> f64 {
