@@ -311,6 +311,11 @@ impl Worker {
         self.admin
     }
 
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     /// Ends it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();

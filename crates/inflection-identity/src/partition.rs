@@ -8,7 +8,7 @@ use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
 use inflection_domain::{InstallationKey, Partition, PartitionState};
-use inflection_telemetry::Gauge;
+use inflection_telemetry::{Gauge, Pulse};
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot};
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +63,7 @@ pub(crate) struct Worker {
     key: InstallationKey,
     snapshots: SnapshotConfig,
     metrics: IdentityMetrics,
+    pulse: Pulse,
 }
 
 /// What recovery gives: where to go on.
@@ -118,6 +119,7 @@ impl Worker {
             directory: config.directory.clone(),
             key: config.key.clone(),
             snapshots,
+            pulse: metrics.liveness.watch("identity, folding a partition,"),
             metrics,
         })
     }
@@ -170,6 +172,7 @@ impl Worker {
         while fence < last {
             for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
                 snapshots.appended(payload.len());
+                let _work = self.pulse.work();
                 let batch =
                     DecisionBatch::decode(&payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
                 step.replay(batch);
@@ -227,9 +230,11 @@ impl Worker {
             if !Arc::ptr_eq(&now, &workspaces) {
                 (policies, workspaces) = (Policies::of(&now, &self.key), now);
             }
+            let work = self.pulse.work();
             let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
             let payload = batch.encode();
+            drop(work);
             snapshots.appended(payload.len());
             match self.append(fence, payload, shutdown).await? {
                 Some(sequence) => fence = sequence,

@@ -8,6 +8,7 @@
 //! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
 
 mod answer;
+mod answers;
 mod auth;
 mod body;
 #[cfg(test)]

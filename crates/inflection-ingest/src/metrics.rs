@@ -1,6 +1,6 @@
 //! What ingest counts.
 
-use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
+use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Liveness, Registry};
 
 use crate::answer::Code;
 
@@ -21,6 +21,10 @@ pub struct IngestMetrics {
     pub(crate) append_seconds: Histogram,
     /// Connections that are open.
     pub(crate) connections: Gauge,
+    /// Requests that were answered, by route and status.
+    pub(crate) requests: CounterFamily,
+    /// Where loops give signs of life.
+    pub(crate) liveness: Liveness,
 }
 
 impl IngestMetrics {
@@ -36,6 +40,8 @@ impl IngestMetrics {
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
+            requests: registry.counters("inflection_ingest_requests", "Requests answered, by route and status"),
+            liveness: registry.liveness().clone(),
         }
     }
 

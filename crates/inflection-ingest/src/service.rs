@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::answer::{Code, Refusal, json_answer};
+use crate::answers::Answers;
 use crate::fact::Context;
 use crate::framing::Ambiguity;
 use crate::metrics::IngestMetrics;
@@ -45,6 +46,7 @@ pub(crate) struct Service {
     senders: RwLock<Arc<Senders>>,
     pub(crate) installation: InstallationKey,
     pub(crate) metrics: IngestMetrics,
+    pub(crate) answers: Answers,
     pub(crate) rejected: Rejected,
     partitions: PartitionCount,
     writers: Writers,
@@ -75,6 +77,7 @@ impl Service {
             bus,
             senders: RwLock::new(Arc::new(Senders::of(workspaces, None, started.elapsed()))),
             installation,
+            answers: Answers::new(metrics.requests.clone()),
             metrics,
             rejected: Rejected::default(),
             partitions,

@@ -68,8 +68,10 @@ impl Writers {
 }
 
 async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics: IngestMetrics) {
+    let pulse = metrics.liveness.watch("ingest, writing a partition,");
     let mut next = waiting.recv().await;
     while let Some(first) = next.take() {
+        let work = pulse.work();
         let (mut bytes, mut chunks, mut answers, mut in_hand) = (0, Vec::new(), Vec::new(), Vec::new());
         let mut candidate = Some(first);
         while let Some(Waiting { chunk, in_hand: share, stored }) = candidate.take() {
@@ -84,7 +86,9 @@ async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics
             }
         }
         let started = Instant::now();
-        let outcome = bus.append(&log, None, event_batch(now(), &chunks)).await;
+        let message = event_batch(now(), &chunks);
+        drop(work);
+        let outcome = bus.append(&log, None, message).await;
         metrics.append_seconds.observe(started.elapsed());
         match outcome {
             Ok(_) => metrics.messages.add(1),

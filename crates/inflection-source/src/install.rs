@@ -13,7 +13,10 @@ const RECORD: &str = "installation";
 const DEAD_BYTES_MAX: i64 = 1 << 30;
 const UNPARSED_BYTES_MAX: i64 = 256 << 20;
 
-/// The streams of an install on NATS.
+/// The streams of an install on NATS, whose fill level is told.
+pub(crate) const STREAMS: [&str; 5] = ["events", "decisions", "parked", "dead", "unparsed"];
+
+/// The streams of an install on NATS, as they are made.
 pub(crate) fn streams(events_bytes_max: i64, decisions_bytes_max: i64, replicas: usize) -> ProvisionConfig {
     let kept = |name, bytes_max| StreamSpec { name, bytes_max, when_full: WhenFull::Refuse };
     // Nobody empties it: a full one must not be in the way of what comes with what is kept there.

@@ -10,6 +10,7 @@ mod decided;
 mod explain;
 mod install;
 mod ledger;
+mod metrics;
 mod persons;
 mod reload;
 mod settings;
