@@ -364,6 +364,7 @@ mod tests {
             key: InstallationKey::new([7; 32]),
             partitions: PartitionCount::new(2).unwrap(),
             schema_version: SCHEMA_VERSION,
+            oldest_reader: SCHEMA_VERSION,
         };
         let (directory, limits) = (Directory::new(Vec::new()).1, Limits::default());
         let config = DeliveryConfig { directory, installation, limits, park_after: Duration::from_secs(60) };

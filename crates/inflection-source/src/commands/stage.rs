@@ -49,7 +49,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     };
     let bus = connect(nats).await?;
     provision::require_durability(&bus, args.nats.allow_degraded).await?;
-    let installation = install::load(&bus, &config.installation, None).await?;
+    let installation = install::serve(&bus, &config.installation).await?;
     tracing::info!(
         stage = stage.name(),
         installation = %installation.id,
