@@ -195,6 +195,8 @@ def names(fleet, standalone):
     verdict.none(sorted(there - asked), "every metric of the running fleet is shown or alerted on")
     # Webhooks, left out and dead calls are not part of the standalone's load.
     rare = {
+        # Bounded by its disk only.
+        "inflection_bus_store_bytes_max",
         "inflection_ingest_events_unmapped_total",
         "inflection_delivery_calls_filtered_total",
         "inflection_delivery_calls_dead_total",
@@ -299,9 +301,11 @@ def charted():
         folder = pathlib.Path(folder)
         ports = fleet_ports()
         secrets = {name: o["stringData"] for (kind, name), o in rendered.items() if kind == "Secret"}
-        for entry, value in secrets["acme-inflection-source-secrets"].items():
-            (folder / "secrets").mkdir(exist_ok=True)
-            (folder / "secrets" / entry).write_text(value)
+        # Mounted as the pods have them.
+        for mounted in ("secrets", "admin"):
+            (folder / mounted).mkdir()
+            for entry, value in secrets[f"acme-inflection-source-{mounted}"].items():
+                (folder / mounted / entry).write_text(value)
 
         def here(text, stage=None):
             text = text.replace(PREFIX, f"{folder}/").replace("nats://nats:4222", f"nats://127.0.0.1:{ports['nats']}")
@@ -361,7 +365,16 @@ def charted():
                 "commands work inside a pod",
                 done.stdout + done.stderr,
             )
-            # A secret that changes needs no restart.
+            # Secrets that change need no restart: the old admin key is taken beside the new one, and then no more.
+            (admin_key,) = (folder / "admin").iterdir()
+            old = admin_key.read_text()
+            ledger = lambda key: run(BINARY, "ledger", "--admin-key", key, env={"INFLECTION_ADMIN_URL": exec_env["INFLECTION_ADMIN_URL"]})
+            admin_key.write_text(f"rotated\n{old}\n")
+            until("a new admin key is taken", lambda: ledger("rotated").returncode == 0)
+            verdict.check(ledger(old).returncode == 0, "the old admin key is taken beside it")
+            admin_key.write_text("rotated\n")
+            until("the old admin key is taken no more", lambda: ledger(old).returncode != 0)
+            verdict.check(ledger("rotated").returncode == 0, "the new admin key is taken alone")
             (folder / "secrets" / "demo-ingest").write_text("rotated")
             headers = {"Authorization": "Bearer rotated", "Content-Type": "application/json"}
             until(

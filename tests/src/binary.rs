@@ -68,9 +68,15 @@ pub fn ask(arguments: &[&str]) -> Finished {
 /// Panics when it does not end within `limit`.
 #[track_caller]
 pub fn run(arguments: &[&str], limit: Duration) -> Finished {
+    run_of(binary(), arguments, limit)
+}
+
+/// The same of another build.
+#[track_caller]
+pub fn run_of(binary: &Path, arguments: &[&str], limit: Duration) -> Finished {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (stdout, stderr) = (folder.path().join("stdout"), folder.path().join("stderr"));
-    let mut command = Command::new(binary());
+    let mut command = Command::new(binary);
     clear_environment(&mut command);
     command
         .args(arguments)

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::admin::{Admin, Ledger};
-use crate::binary::{self, binary};
+use crate::binary::{self, Finished, binary};
 use crate::cluster::NatsCluster;
 use crate::config::{self, Workspace};
 use crate::nats::NatsServer;
@@ -59,6 +59,7 @@ pub struct Worker {
     admin: Admin,
     arguments: Vec<String>,
     log: PathBuf,
+    binary: PathBuf,
     process: Process,
 }
 
@@ -133,7 +134,7 @@ impl Fleet {
         fleet.provision();
         for stage in Stage::ALL {
             let more = if stage == Stage::Delivery { delivery } else { &[] };
-            let worker = fleet.launch(stage, more);
+            let worker = fleet.launch(binary(), stage, more);
             fleet.workers.push(worker);
         }
         for worker in &mut fleet.workers {
@@ -144,7 +145,12 @@ impl Fleet {
 
     /// Starts one more worker of a stage; returns when it is ready.
     pub fn add(&mut self, stage: Stage, more: &[&str]) {
-        let mut worker = self.launch(stage, more);
+        self.add_of(binary(), stage, more);
+    }
+
+    /// The same of another build.
+    pub fn add_of(&mut self, binary: &Path, stage: Stage, more: &[&str]) {
+        let mut worker = self.launch(binary, stage, more);
         worker.until_ready();
         self.workers.push(worker);
     }
@@ -152,7 +158,7 @@ impl Fleet {
     /// Starts one more ingest on a port of its own; returns where it listens when it is ready.
     pub fn add_ingest(&mut self) -> SocketAddr {
         let listen = ports::free();
-        let mut worker = self.launch_at(Stage::Ingest, &[], listen);
+        let mut worker = self.launch_at(binary(), Stage::Ingest, &[], listen);
         worker.until_ready();
         self.workers.push(worker);
         listen
@@ -281,19 +287,25 @@ impl Fleet {
         self.workers.iter().map(|worker| worker.process.log_text()).collect()
     }
 
-    fn provision(&self) {
+    /// Runs `provision` of a build.
+    #[track_caller]
+    pub fn provision_by(&self, binary: &Path) -> Finished {
         let (nats, partitions) = (self.nats.arguments(), PARTITIONS.to_string());
         let mut arguments = vec!["provision", "--partitions", &partitions, "--replicas", self.nats.replicas()];
         arguments.extend(nats.iter().map(String::as_str));
-        let finished = binary::run(&arguments, Duration::from_secs(60));
+        binary::run_of(binary, &arguments, Duration::from_secs(60))
+    }
+
+    fn provision(&self) {
+        let finished = self.provision_by(binary());
         assert_eq!(finished.code, Some(0), "provision: {}", finished.output);
     }
 
-    fn launch(&self, stage: Stage, more: &[&str]) -> Worker {
-        self.launch_at(stage, more, self.listen)
+    fn launch(&self, binary: &Path, stage: Stage, more: &[&str]) -> Worker {
+        self.launch_at(binary, stage, more, self.listen)
     }
 
-    fn launch_at(&self, stage: Stage, more: &[&str], listen: SocketAddr) -> Worker {
+    fn launch_at(&self, binary: &Path, stage: Stage, more: &[&str], listen: SocketAddr) -> Worker {
         let admin_listen = ports::free();
         let mut arguments: Vec<String> = [
             stage.name(),
@@ -313,8 +325,8 @@ impl Fleet {
             arguments.extend(["--listen".to_owned(), listen.to_string()]);
         }
         let log = self.folder.path().join(format!("{}-{}.log", stage.name(), self.workers.len()));
-        let process = Process::spawn(stage.name(), binary(), &arguments, &log);
-        Worker { stage, admin: Admin::new(admin_listen), arguments, log, process }
+        let process = Process::spawn(stage.name(), binary, &arguments, &log);
+        Worker { stage, admin: Admin::new(admin_listen), arguments, log, binary: binary.to_owned(), process }
     }
 }
 
@@ -322,6 +334,11 @@ impl Worker {
     /// Its admin listener.
     pub fn admin(&self) -> Admin {
         self.admin
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// Ends it with SIGKILL.
@@ -353,6 +370,23 @@ impl Worker {
         self.until_ready();
     }
 
+    /// Ends it with SIGTERM and starts it again from another build, as a roll-out does; returns when it is ready.
+    #[track_caller]
+    pub fn roll_to(&mut self, binary: &Path) {
+        self.terminate();
+        binary.clone_into(&mut self.binary);
+        self.start_again();
+    }
+
+    /// Starts it again from a build that is expected to refuse the bus; returns what it says, and its exit code.
+    #[track_caller]
+    pub fn refused_by(&mut self, binary: &Path) -> (Option<i32>, String) {
+        binary.clone_into(&mut self.binary);
+        self.spawn();
+        let status = self.process.wait(SOON);
+        (status.code(), self.process.life_text())
+    }
+
     /// The partitions it serves, by what it has logged in this life; a paused one still names what it had.
     pub fn partitions(&self) -> BTreeSet<u16> {
         let mut served = BTreeSet::new();
@@ -369,7 +403,7 @@ impl Worker {
     }
 
     fn spawn(&mut self) {
-        self.process = Process::spawn(self.stage.name(), binary(), &self.arguments, &self.log);
+        self.process = Process::spawn(self.stage.name(), &self.binary, &self.arguments, &self.log);
     }
 
     #[track_caller]

@@ -72,6 +72,11 @@ impl Process {
         self.wait(limit)
     }
 
+    /// Asks it to end with SIGTERM, and leaves it at that.
+    pub fn ask_to_end(&mut self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Stops it where it stands with SIGSTOP: it neither works nor answers nor ends until it is resumed, or killed.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);

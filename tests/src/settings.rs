@@ -8,6 +8,15 @@ pub fn binary_override() -> Option<PathBuf> {
     text("INFLECTION_SOURCE_BIN").map(PathBuf::from)
 }
 
+/// The next version, and one that older ones may not work beside: `INFLECTION_NEXT_BIN` and `INFLECTION_BREAKING_BIN`, both made
+/// by `scripts/check-upgrade`.
+#[track_caller]
+pub fn next_binaries() -> (PathBuf, PathBuf) {
+    let path =
+        |name| PathBuf::from(text(name).unwrap_or_else(|| panic!("{name} is not set: run scripts/check-upgrade")));
+    (path("INFLECTION_NEXT_BIN"), path("INFLECTION_BREAKING_BIN"))
+}
+
 /// How often a crash test kills something: `INFLECTION_KILLS`, default 8.
 pub fn kills() -> usize {
     number("INFLECTION_KILLS").and_then(|kills| usize::try_from(kills).ok()).unwrap_or(8)

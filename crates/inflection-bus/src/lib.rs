@@ -11,6 +11,7 @@ mod error;
 mod log;
 mod nats;
 mod reader;
+mod usage;
 mod watch;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use error::{AppendError, BlobError, OpenError, ReadError, RecordError};
 pub use log::{InvalidName, Log, Sequence};
 pub use nats::{DurabilityGap, NatsConfig, ProvisionConfig, Provisioned, StreamSpec, WhenFull};
 pub use reader::{Message, Reader};
+pub use usage::Usage;
 pub use watch::{RecordChange, Watch};
 
 /// A handle to the bus. Clones share one connection or one store.
@@ -133,6 +135,39 @@ impl Bus {
         match &self.0 {
             Backend::Nats(client) => client.last(log).await,
             Backend::Embedded(store) => store.last(log).await,
+        }
+    }
+
+    /// The first message of a log after a sequence, if there is one: a look, where [`Bus::read`] would wait.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the bus does not answer.
+    pub async fn first(&self, log: &Log, after: Sequence) -> Result<Option<Message>, ReadError> {
+        match &self.0 {
+            Backend::Nats(client) => client.first(log, after).await,
+            Backend::Embedded(store) => store.first(log, after).await,
+        }
+    }
+
+    /// How full the stores of these streams are. On NATS each stream has its own; the embedded store has one for all, called
+    /// `journal`.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the bus does not answer.
+    pub async fn usage(&self, streams: &[&'static str]) -> Result<Vec<Usage>, ReadError> {
+        match &self.0 {
+            Backend::Nats(client) => client.usage(streams).await,
+            Backend::Embedded(store) => Ok(vec![store.usage()]),
+        }
+    }
+
+    /// How many connections to the bus were made so far: more than one is a lost one. The embedded store has the one that it
+    /// was opened with.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        match &self.0 {
+            Backend::Nats(client) => client.connections(),
+            Backend::Embedded(_) => 1,
         }
     }
 

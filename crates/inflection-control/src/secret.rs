@@ -1,6 +1,7 @@
 //! Texts that must not be seen.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
 use zeroize::Zeroizing;
 
@@ -16,6 +17,15 @@ impl Secret {
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Self(Zeroizing::new(text.into())))
+    }
+
+    /// The secrets of a file, one a line; empty lines are none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no text.
+    pub fn lines_of(path: &Path) -> io::Result<Vec<Self>> {
+        let text = Zeroizing::new(std::fs::read_to_string(path)?);
+        Ok(text.lines().filter_map(Self::new).collect())
     }
 
     /// The text.

@@ -308,8 +308,11 @@ impl Sender {
     /// [`Failure`] when the bus cannot keep what it must.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Failure> {
         let mut heard_out = false;
+        let pulse = self.shared.metrics.liveness.watch("delivery, serving a connection,");
         loop {
+            let work = pulse.work();
             let until = self.act();
+            drop(work);
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
             }

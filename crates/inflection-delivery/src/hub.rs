@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::ConnectionKey;
-use crate::connection::{Command, ConnectionStatus, INBOX_MAX, Sender, Shared, parked_log};
+use crate::connection::{Command, ConnectionState, ConnectionStatus, INBOX_MAX, Sender, Shared, parked_log};
 use crate::control::Control;
 use crate::dead_letters::dead_letter_log;
 use crate::dispatcher::Limits;
@@ -195,10 +195,15 @@ impl Hub {
     fn set_gauges(&self) {
         let metrics = &self.common.metrics;
         metrics.room_bytes.set(i64::try_from(self.shared.room.held_bytes()).unwrap_or(i64::MAX));
-        for key in self.entries.read().unwrap_or_else(PoisonError::into_inner).keys() {
+        for (key, entry) in self.entries.read().unwrap_or_else(PoisonError::into_inner).iter() {
             let parked: u64 = self.shared.tracked.iter().map(|tracked| tracked.parked(key)).sum();
             let labels = [("workspace", key.0.as_str()), ("connection", key.1.as_str())];
             metrics.parked.with(&labels).set(i64::try_from(parked).unwrap_or(i64::MAX));
+            let state = entry.status.lock().unwrap_or_else(PoisonError::into_inner).state;
+            for one in ConnectionState::ALL {
+                let labels = [labels[0], labels[1], ("state", one.name())];
+                metrics.state.with(&labels).set(i64::from(one == state));
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What delivery counts.
 
-use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Liveness, Registry};
 
 /// Metrics of the delivery stage.
 #[derive(Debug, Clone)]
@@ -15,6 +15,9 @@ pub struct DeliveryMetrics {
     pub(crate) room_bytes: Gauge,
     pub(crate) request_seconds: Histogram,
     pub(crate) fact_to_segment_seconds: Histogram,
+    pub(crate) state: GaugeFamily,
+    /// Where loops give signs of life.
+    pub(crate) liveness: Liveness,
 }
 
 impl DeliveryMetrics {
@@ -34,6 +37,9 @@ impl DeliveryMetrics {
             request_seconds: registry.seconds("inflection_delivery_request_seconds", "Time of a request to Segment"),
             fact_to_segment_seconds: registry
                 .seconds("inflection_delivery_fact_to_segment_seconds", "From the receipt of a fact to Segment's 2xx"),
+            state: registry
+                .gauges("inflection_delivery_connection_state", "1 for what a connection does on this worker, else 0"),
+            liveness: registry.liveness().clone(),
         }
     }
 }

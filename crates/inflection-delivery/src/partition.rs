@@ -8,6 +8,7 @@ use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, Log, Message, ReadError};
 use inflection_control::Connection;
 use inflection_domain::{Body, Call, InstallationId, MessageId, Timestamp, WorkspaceId};
+use inflection_telemetry::Pulse;
 use inflection_wire::{
     DeadLetter, DeadLetterEntry, DeadLetterOutcome, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body,
 };
@@ -110,6 +111,7 @@ pub(crate) struct Reading {
     pub(crate) after: u64,
     pub(crate) tracked: Arc<Tracked>,
     pub(crate) common: Arc<Common>,
+    pub(crate) pulse: Pulse,
 }
 
 /// What one message makes for one connection.
@@ -165,6 +167,7 @@ impl Reading {
     }
 
     async fn message(&self, Message { sequence, payload }: Message) -> Result<(), PartitionError> {
+        let work = self.pulse.work();
         let batch = DecisionBatch::decode_decisions(&payload)
             .map_err(|source| PartitionError::Decisions { sequence, source })?;
         let outlets = self.common.outlets();
@@ -192,6 +195,7 @@ impl Reading {
                 }
             }
         }
+        drop(work);
         self.hand_on(outputs.into_values().flatten().collect(), sequence, known.len()).await?;
         self.tracked.update(|books| {
             books.leave_out(&known, &calls, sequence);

@@ -237,7 +237,8 @@ impl Service {
             keeping.spawn(Arc::clone(tracked).keep(self.shared.bus.clone(), partition, finish.clone()));
             let log = Log::new(&format!("decisions.{partition}"))?;
             let (common, tracked) = (Arc::clone(&self.common), Arc::clone(tracked));
-            let reading = Reading { partition, log, after, tracked: Arc::clone(&tracked), common };
+            let pulse = self.common.metrics.liveness.watch("delivery, reading a partition,");
+            let reading = Reading { partition, log, after, tracked: Arc::clone(&tracked), common, pulse };
             let read = tokio::select! {
                 biased;
                 Some(kept) = keeping.join_next() => {
@@ -363,6 +364,7 @@ mod tests {
             key: InstallationKey::new([7; 32]),
             partitions: PartitionCount::new(2).unwrap(),
             schema_version: SCHEMA_VERSION,
+            oldest_reader: SCHEMA_VERSION,
         };
         let (directory, limits) = (Directory::new(Vec::new()).1, Limits::default());
         let config = DeliveryConfig { directory, installation, limits, park_after: Duration::from_secs(60) };

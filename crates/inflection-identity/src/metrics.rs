@@ -1,6 +1,6 @@
 //! What identity counts.
 
-use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Liveness, Registry};
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct IdentityMetrics {
     pub(crate) snapshots_failed: Counter,
     pub(crate) snapshots_unreadable: Counter,
     pub(crate) snapshot_seconds: Histogram,
+    /// Where loops give signs of life.
+    pub(crate) liveness: Liveness,
 }
 
 impl IdentityMetrics {
@@ -64,6 +66,7 @@ impl IdentityMetrics {
             snapshots_unreadable: registry
                 .counter("inflection_identity_snapshots_unreadable", "Snapshots that could not be used in a recovery"),
             snapshot_seconds: registry.seconds("inflection_identity_snapshot_seconds", "Time to take a snapshot"),
+            liveness: registry.liveness().clone(),
         }
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_control::Directory;
 use inflection_domain::{InstallationKey, Partition, Timestamp};
+use inflection_telemetry::Pulse;
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot, event_batch};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,7 @@ pub(crate) struct Worker {
     snapshots: SnapshotConfig,
     budget: StateBudget,
     metrics: IdentityMetrics,
+    pulse: Pulse,
 }
 
 /// What recovery gives: where to go on.
@@ -96,6 +98,7 @@ impl Worker {
             key: config.key.clone(),
             snapshots,
             budget: config.state_budget.clone(),
+            pulse: metrics.liveness.watch("identity, folding a partition,"),
             metrics,
         })
     }
@@ -148,6 +151,7 @@ impl Worker {
         while fence < last {
             for Message { sequence, payload } in log.next(INPUT_BYTES_MAX).await? {
                 snapshots.appended(payload.len());
+                let _work = self.pulse.work();
                 let batch =
                     DecisionBatch::decode(&payload).map_err(|source| PartitionError::Decisions { sequence, source })?;
                 step.replay(batch);
@@ -220,9 +224,11 @@ impl Worker {
             if !Arc::ptr_eq(&now, &workspaces) {
                 (policies, workspaces) = (Policies::of(&now, &self.key), now);
             }
+            let work = self.pulse.work();
             let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let started = Instant::now();
             let payload = batch.encode();
+            drop(work);
             let payload_bytes = payload.len();
             snapshots.appended(payload_bytes);
             match self.append(fence, payload, shutdown).await? {

@@ -63,7 +63,7 @@ impl Desk {
             .header("host", "ingest.example")
             .header("content-type", "application/json")
             .header("authorization", format!("Bearer {INGEST_KEY}"));
-        Arc::clone(&self.service).call(request.body(Body::from(body)).unwrap(), None).await
+        Arc::clone(&self.service).answered(request.body(Body::from(body)).unwrap(), None).await
     }
 
     /// Requires a line among the metrics.

@@ -10,6 +10,7 @@
 
 mod aliases;
 mod answer;
+mod answers;
 mod auth;
 mod body;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What ingest counts.
 
 use inflection_domain::{Alias, WorkspaceId};
-use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
+use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Liveness, Registry};
 
 use crate::answer::Code;
 use crate::limits::Limit;
@@ -35,6 +35,10 @@ pub struct IngestMetrics {
     pub(crate) append_seconds: Histogram,
     /// Connections that are open.
     pub(crate) connections: Gauge,
+    /// Requests that were answered, by route and status.
+    pub(crate) requests: CounterFamily,
+    /// Where loops give signs of life.
+    pub(crate) liveness: Liveness,
 }
 
 impl IngestMetrics {
@@ -67,6 +71,8 @@ impl IngestMetrics {
             message_bytes: registry.counter("inflection_ingest_message_bytes", "Bytes of them"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
+            requests: registry.counters("inflection_ingest_requests", "Requests answered, by route and status"),
+            liveness: registry.liveness().clone(),
         }
     }
 

@@ -75,7 +75,10 @@ pub async fn run(
     let service = Arc::new(service);
     counting.spawn(service.rejected.clone().keep(service.bus.clone(), counted.clone()));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let pulse = service.metrics.liveness.watch("ingest, taking connections,");
     loop {
+        // Room comes back by itself: a connection that idles is closed, and a request has its time.
+        let work = pulse.work();
         let permit = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
@@ -85,6 +88,7 @@ pub async fn run(
             }
             permit = Arc::clone(&room).acquire_owned() => permit,
         };
+        drop(work);
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
@@ -135,7 +139,7 @@ async fn serve(service: Arc<Service>, stream: TcpStream, peer: SocketAddr, shutd
     let handler = Arc::clone(&service);
     let handle = service_fn(move |request: Request<Incoming>| {
         let (handler, ambiguity) = (Arc::clone(&handler), verdicts.next());
-        async move { Ok::<_, Infallible>(handler.call(request.map(Body::new), ambiguity).await) }
+        async move { Ok::<_, Infallible>(handler.answered(request.map(Body::new), ambiguity).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

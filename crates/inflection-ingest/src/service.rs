@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::aliases::Aliases;
 use crate::answer::{Code, Refusal, json_answer};
+use crate::answers::Answers;
 use crate::fact::Context;
 use crate::framing::Ambiguity;
 use crate::limits::{Limit, Over, Sender};
@@ -48,6 +49,7 @@ pub(crate) struct Service {
     senders: RwLock<Arc<Senders>>,
     pub(crate) installation: InstallationKey,
     pub(crate) metrics: IngestMetrics,
+    pub(crate) answers: Answers,
     pub(crate) rejected: Rejected,
     partitions: PartitionCount,
     writers: Writers,
@@ -84,6 +86,7 @@ impl Service {
             bus,
             senders: RwLock::new(Arc::new(Senders::of(workspaces, None, started.elapsed()))),
             installation,
+            answers: Answers::new(metrics.requests.clone()),
             metrics,
             rejected: Rejected::default(),
             partitions,

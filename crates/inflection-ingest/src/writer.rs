@@ -69,8 +69,10 @@ impl Writers {
 }
 
 async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics: IngestMetrics) {
+    let pulse = metrics.liveness.watch("ingest, writing a partition,");
     let mut next = waiting.recv().await;
     while let Some(first) = next.take() {
+        let work = pulse.work();
         let (mut bytes, mut chunks, mut answers, mut in_hand) = (0, Vec::new(), Vec::new(), Vec::new());
         let mut candidate = Some(first);
         while let Some(Waiting { chunk, in_hand: share, stored }) = candidate.take() {
@@ -86,6 +88,7 @@ async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics
         }
         let started = Instant::now();
         let message = event_batch(now(), &chunks);
+        drop(work);
         let message_bytes = message.len() as u64;
         let outcome = bus.append(&log, None, message).await;
         metrics.append_seconds.observe(started.elapsed());

@@ -87,6 +87,10 @@ pub(crate) struct ListenArgs {
     /// Key of the admin API; needed when it does not listen on loopback.
     #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
     pub(crate) admin_key: Option<String>,
+    /// File with the key of the admin API, read again when it changes; two keys in lines of their own while one replaces the
+    /// other.
+    #[arg(long, env = "INFLECTION_ADMIN_KEY_FILE", conflicts_with = "admin_key")]
+    pub(crate) admin_key_file: Option<PathBuf>,
 }
 
 /// Workspaces and connections: a file, flags, or both (then flags win).
@@ -274,6 +278,9 @@ pub(crate) struct LookArgs {
     /// Key of the admin API.
     #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
     pub(crate) admin_key: Option<String>,
+    /// File with the key of the admin API; the first of two.
+    #[arg(long, env = "INFLECTION_ADMIN_KEY_FILE", conflicts_with = "admin_key")]
+    pub(crate) admin_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) bus: BusArgs,
 }
@@ -409,6 +416,9 @@ pub(crate) struct AdminArgs {
     /// Key of the admin API.
     #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
     pub(crate) admin_key: Option<String>,
+    /// File with the key of the admin API; the first of two.
+    #[arg(long, env = "INFLECTION_ADMIN_KEY_FILE", conflicts_with = "admin_key")]
+    pub(crate) admin_key_file: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,10 +11,10 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use backlog::Backlog;
-use inflection_bus::{Bus, Log};
+use inflection_bus::{Bus, Log, Sequence};
 use inflection_delivery::{ConnectionKey, Standings, load_progress};
-use inflection_domain::{ConnectionId, PartitionCount, WorkspaceId};
-use inflection_wire::{DecisionBatch, DeliveryProgress};
+use inflection_domain::{ConnectionId, PartitionCount, Timestamp, WorkspaceId};
+use inflection_wire::{ConnectionTotals, DecisionBatch, DeliveryProgress};
 pub(crate) use metrics::LedgerMetrics;
 use rejected::Rejected;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,17 @@ pub(crate) struct Ledger {
     pub(crate) events: EventBooks,
     pub(crate) workspaces: Vec<WorkspaceBooks>,
     pub(crate) calls: Vec<CallBooks>,
+    /// When the oldest was received of what waits; for metrics.
+    #[serde(skip)]
+    pub(crate) oldest: Oldest,
+}
+
+/// When the oldest fact was received that a stage has not finished.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) undecided: Option<Timestamp>,
+    /// Of calls that are neither finished nor parked.
+    pub(crate) undelivered: Option<Timestamp>,
 }
 
 /// Events: accepted = folded + duplicate + suppressed + undecodable + pending. Rejected ones were never taken; their count may miss
@@ -117,6 +128,9 @@ impl Bookkeeper {
             let (decided_through, batch) = decided(&self.bus, &Log::new(&format!("decisions.{partition}"))?).await?;
             add_events(&mut ledger, &batch);
             ledger.events.pending += backlog.count(&self.bus, partition, &batch).await?;
+            ledger.oldest.undecided = earlier(ledger.oldest.undecided, backlog.oldest());
+            let undelivered = undelivered(&self.bus, partition, &progress, (decided_through, &batch)).await?;
+            ledger.oldest.undelivered = earlier(ledger.oldest.undelivered, undelivered);
             add_calls(&mut ledger, &progress, &batch, decided_through);
         }
         self.add_rejected(&mut ledger).await?;
@@ -153,6 +167,31 @@ impl Bookkeeper {
     }
 }
 
+/// When the oldest decision was received that a partition's connections have not come to the end of.
+async fn undelivered(
+    bus: &Bus,
+    partition: u16,
+    progress: &DeliveryProgress,
+    (decided_through, last): (Sequence, &DecisionBatch),
+) -> anyhow::Result<Option<Timestamp>> {
+    let waits = |totals: &&ConnectionTotals| totals.counted() < produced(totals, last);
+    let ended = progress.connections.iter().filter(waits).map(|totals| totals.ended.through).min();
+    let Some(ended) = ended.filter(|ended| *ended < decided_through) else { return Ok(None) };
+    if ended + 1 == decided_through {
+        return Ok(Some(last.received_at));
+    }
+    let log = Log::new(&format!("decisions.{partition}"))?;
+    let first = bus.first(&log, ended).await.context("the decisions cannot be read")?;
+    // Deleted meanwhile is delivered meanwhile.
+    let Some(first) = first else { return Ok(None) };
+    let batch = DecisionBatch::decode_totals(&first.payload);
+    Ok(Some(batch.with_context(|| format!("message {} of {log} is damaged", first.sequence))?.received_at))
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
+}
+
 impl Ledger {
     fn add(&mut self, workspace: &str, add: impl FnOnce(&mut WorkspaceBooks)) {
         if let Some(books) = self.workspaces.iter_mut().find(|books| books.workspace == workspace) {
@@ -183,12 +222,15 @@ fn add_events(ledger: &mut Ledger, batch: &DecisionBatch) {
     }
 }
 
+/// Calls that a partition's decisions made for a connection.
+fn produced(totals: &ConnectionTotals, last: &DecisionBatch) -> u64 {
+    let own = last.totals.iter().find(|decided| decided.workspace == totals.workspace);
+    own.map_or(0, |decided| decided.calls).saturating_sub(totals.baseline)
+}
+
 fn add_calls(ledger: &mut Ledger, progress: &DeliveryProgress, batch: &DecisionBatch, decided_through: u64) {
-    let decided = |workspace: &WorkspaceId| {
-        batch.totals.iter().find(|totals| totals.workspace == *workspace).map_or(0, |totals| totals.calls)
-    };
     for totals in &progress.connections {
-        let produced = decided(&totals.workspace).saturating_sub(totals.baseline);
+        let produced = produced(totals, batch);
         let counted = totals.counted();
         let at_end = totals.ended.through >= decided_through;
         // Who is at the end has nothing pending; who counted more than was decided is wrong.

@@ -11,6 +11,7 @@ mod explain;
 mod install;
 mod ledger;
 mod memory;
+mod metrics;
 mod persons;
 mod reload;
 mod settings;

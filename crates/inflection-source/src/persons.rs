@@ -266,6 +266,7 @@ mod tests {
             key: InstallationKey::new([7; 32]),
             partitions: PartitionCount::new(16).unwrap(),
             schema_version: 1,
+            oldest_reader: 1,
         }
     }
 

@@ -7,6 +7,7 @@ use inflection_control::{Config, Directory, DirectoryWriter, Workspace};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
+use crate::metrics::ReloadMetrics;
 
 /// How often files are read again. They are small, and content is compared: this also sees what watching for changes of
 /// files misses, like the swapped links of a mounted secret.
@@ -45,7 +46,7 @@ pub(crate) fn follow(config: &Config, read: Read) -> (Directory, Followed) {
 
 impl Followed {
     /// Reads again and again until `shutdown`. A change that cannot be used changes nothing, and is said once.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, metrics: ReloadMetrics, shutdown: CancellationToken) {
         let mut told = None;
         loop {
             tokio::select! {
@@ -54,6 +55,7 @@ impl Followed {
             }
             let read = self.read.clone();
             let Ok(outcome) = tokio::task::spawn_blocking(move || (read.0)()).await else { return };
+            metrics.read(outcome.is_ok());
             match outcome {
                 Ok(config) => {
                     told = None;

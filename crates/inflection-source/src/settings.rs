@@ -11,6 +11,7 @@ use inflection_ingest::SignatureClock;
 use inflection_ownership::WorkerId;
 use inflection_segment::{Endpoint, Region};
 
+use crate::admin::keys::Keys;
 use crate::cli::{ConfigFileArgs, FoldingArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs, TestClockArgs};
 use crate::{Failure, memory};
 
@@ -56,7 +57,6 @@ pub(crate) fn standalone(args: &StandaloneArgs) -> Result<Config, Failure> {
         let connections = config.workspaces.iter_mut().flat_map(|workspace| &mut workspace.connections);
         connections.for_each(|connection| connection.endpoint = endpoint.clone());
     }
-    mistakes.extend(admin_mistake(&args.listen));
     if args.data_dir.is_none() && config.bus.data_dir.is_none() {
         mistakes.push("give --data-dir, the directory of the embedded bus".to_owned());
     }
@@ -110,15 +110,13 @@ fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut
 }
 
 /// The admin API shows and changes everything: off loopback it needs a key.
-pub(crate) fn admin_mistake(listen: &ListenArgs) -> Option<String> {
-    let key = listen.admin_key.as_deref().map(Secret::new);
-    match key {
-        Some(None) => Some("--admin-key is empty".to_owned()),
-        None if !listen.admin_listen.ip().is_loopback() => {
-            Some("--admin-listen is not loopback: give an --admin-key".to_owned())
-        }
-        Some(Some(_)) | None => None,
+pub(crate) fn admin_keys(listen: &ListenArgs) -> Result<Keys, String> {
+    let keys = Keys::of(listen.admin_key.as_deref(), listen.admin_key_file.as_deref());
+    let keys = keys.map_err(|error| error.to_string())?;
+    if !keys.any() && !listen.admin_listen.ip().is_loopback() {
+        return Err("--admin-listen is not loopback: give an --admin-key or --admin-key-file".to_owned());
     }
+    Ok(keys)
 }
 
 /// How to reach NATS: flags, else the file.

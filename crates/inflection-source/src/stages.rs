@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use inflection_bus::Bus;
-use inflection_control::{Config, Secret};
+use inflection_control::Config;
 use inflection_delivery::{DeliveryConfig, DeliveryMetrics};
 use inflection_domain::PartitionCount;
 use inflection_identity::{IdentityConfig, IdentityMetrics};
@@ -19,8 +19,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin, Readiness, WrongKeys};
+use crate::admin::keys::Keys;
+use crate::admin::{self, Admin, Phase, Readiness, WrongKeys};
 use crate::ledger::{Bookkeeper, LedgerMetrics};
+use crate::metrics::{self, BusMetrics, ReloadMetrics};
 use crate::reload::{self, Read};
 use crate::settings::{Folding, Sending};
 
@@ -74,7 +76,7 @@ pub(crate) struct Stages {
     readiness: Arc<Readiness>,
     /// In the order of leaving: each stage's stop signal and its end.
     running: Vec<(&'static str, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
-    admin: (CancellationToken, JoinHandle<()>),
+    admin: (CancellationToken, JoinHandle<anyhow::Result<()>>),
     /// Stops what goes on beside the stages.
     beside: CancellationToken,
     tasks: TaskTracker,
@@ -91,13 +93,13 @@ pub(crate) struct Setup {
     pub(crate) read: Read,
     pub(crate) installation: Installation,
     pub(crate) admin_listener: TcpListener,
-    pub(crate) admin_key: Option<Secret>,
+    pub(crate) admin_keys: Keys,
 }
 
 impl Stages {
     /// Starts the stages and the admin listener.
     pub(crate) async fn start(setup: Setup, mut wanted: Wanted) -> anyhow::Result<Self> {
-        let Setup { bus, config, read, installation, admin_listener, admin_key } = setup;
+        let Setup { bus, config, read, installation, admin_listener, admin_keys } = setup;
         let (directory, followed) = reload::follow(&config, read);
         let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
         let mut running = Vec::new();
@@ -142,7 +144,10 @@ impl Stages {
         }
         let beside = CancellationToken::new();
         let books = Arc::new(Mutex::new(Bookkeeper::new(bus.clone(), installation.partitions)));
-        tasks.spawn(followed.run(beside.clone()));
+        metrics::describe_process(&registry);
+        tasks.spawn(followed.run(ReloadMetrics::new(&registry), beside.clone()));
+        tasks.spawn(BusMetrics::new(&registry).keep(bus.clone(), beside.clone()));
+        tasks.spawn(admin_keys.clone().follow(beside.clone()));
         if handle.is_some() {
             let metrics = LedgerMetrics::new(&registry);
             tasks.spawn(keep_books(Arc::clone(&books), metrics, beside.clone()));
@@ -157,12 +162,15 @@ impl Stages {
             takes_events,
             registry,
             readiness: Arc::clone(&readiness),
-            key: admin_key,
+            keys: admin_keys,
             wrong_keys: WrongKeys::default(),
         };
         let stop = CancellationToken::new();
-        let serving = tasks.spawn(admin::serve(admin, admin_listener, stop.clone()));
-        readiness.set(true);
+        // Until the admin listener has ended: while a stage leaves, the process is asked whether it is alive.
+        tasks.spawn(metrics::beat(admin.registry.liveness().clone(), stop.clone()));
+        let ended = admin::start(admin, admin_listener, stop.clone()).context("the admin listener cannot start")?;
+        let serving = tasks.spawn(async move { ended.await.context("the admin listener has panicked") });
+        readiness.set(Phase::Serving);
         Ok(Self { bus, installation, readiness, running, admin: (stop, serving), beside, tasks, failed })
     }
 
@@ -177,7 +185,7 @@ impl Stages {
 
     /// Not ready; then each stage finishes what it has in hand, the ones upstream first.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
-        self.readiness.set(false);
+        self.readiness.set(Phase::Stopping);
         self.beside.cancel();
         let mut outcome = Ok(());
         for (name, stop, ended) in self.running {
@@ -192,7 +200,7 @@ impl Stages {
         let (stop, serving) = self.admin;
         stop.cancel();
         match tokio::time::timeout(ADMIN_DEADLINE, serving).await {
-            Ok(ended) => outcome = outcome.and(ended.context("the admin listener has panicked")),
+            Ok(ended) => outcome = outcome.and(ended.context("the admin listener has panicked").flatten()),
             Err(_elapsed) => {
                 tracing::warn!("an admin request does not end; it is dropped");
                 return outcome;
@@ -214,7 +222,7 @@ async fn keep_books(books: Arc<Mutex<Bookkeeper>>, metrics: LedgerMetrics, shutd
         tokio::select! {
             () = shutdown.cancelled() => return,
             read = async { books.lock().await.read().await } => match read {
-                Ok(ledger) => metrics.set(&ledger),
+                Ok(ledger) => metrics.set(&ledger, admin::now()),
                 Err(error) => tracing::debug!(error = format!("{error:#}"), "the books could not be read"),
             },
         }

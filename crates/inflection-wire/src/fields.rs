@@ -12,22 +12,22 @@ pub(crate) enum Field<'a> {
     Fixed64(u64),
     /// A text, bytes or message.
     Bytes(&'a [u8]),
-    /// Four bytes; we have no such fields, but a later version may.
-    Fixed32,
+    /// Four bytes, or a group; we have no such fields, but a later version may.
+    Foreign,
 }
 
 impl<'a> Field<'a> {
     pub(crate) fn varint(self) -> u64 {
         match self {
             Self::Varint(value) | Self::Fixed64(value) => value,
-            Self::Bytes(_) | Self::Fixed32 => 0,
+            Self::Bytes(_) | Self::Foreign => 0,
         }
     }
 
     pub(crate) fn bytes(self) -> &'a [u8] {
         match self {
             Self::Bytes(bytes) => bytes,
-            Self::Varint(_) | Self::Fixed64(_) | Self::Fixed32 => &[],
+            Self::Varint(_) | Self::Fixed64(_) | Self::Foreign => &[],
         }
     }
 
@@ -79,6 +79,28 @@ impl<'a> Fields<'a> {
         Some(taken)
     }
 
+    /// Goes behind the end of a group that has begun. Groups within it are counted and not descended into, so that depth costs
+    /// nothing.
+    fn skip_group(&mut self, number: u64) -> Option<()> {
+        let mut open = vec![number];
+        while let Some(innermost) = open.last() {
+            let key = self.varint()?;
+            match key & 7 {
+                0 => drop(self.varint()?),
+                1 => drop(self.take(8)?),
+                2 => {
+                    let length = usize::try_from(self.varint()?).ok()?;
+                    self.take(length)?;
+                }
+                3 => open.push(key >> 3),
+                4 if key >> 3 == *innermost => drop(open.pop()),
+                5 => drop(self.take(4)?),
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+
     fn field(&mut self) -> Option<(u32, Field<'a>)> {
         let key = self.varint()?;
         let field = match key & 7 {
@@ -88,9 +110,13 @@ impl<'a> Fields<'a> {
                 let length = usize::try_from(self.varint()?).ok()?;
                 Field::Bytes(self.take(length)?)
             }
+            3 => {
+                self.skip_group(key >> 3)?;
+                Field::Foreign
+            }
             5 => {
                 self.take(4)?;
-                Field::Fixed32
+                Field::Foreign
             }
             _ => return None,
         };

@@ -6,8 +6,12 @@ use prost::Message as _;
 
 use crate::{DecodeError, pb};
 
-/// Version of the messages in `proto/`. A bus that carries a newer one is refused.
+/// Version of the messages in `proto/`, which goes up with every change of them that a program of before would notice.
+/// ARCHITECTURE.md, "Versions side by side", has the rule.
 pub const SCHEMA_VERSION: u32 = 1;
+/// The oldest version whose programs may work beside this one, while a release rolls out or is taken back. It follows
+/// [`SCHEMA_VERSION`] when a program of before would lose something by not knowing what is new.
+pub const OLDEST_READER: u32 = 1;
 
 /// What makes two installations different.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Installation {
     pub partitions: PartitionCount,
     /// Version of the messages on the bus.
     pub schema_version: u32,
+    /// The oldest version whose programs may work on the bus.
+    pub oldest_reader: u32,
 }
 
 impl Installation {
@@ -31,6 +37,7 @@ impl Installation {
             key: Bytes::copy_from_slice(self.key.expose()),
             partitions: u32::from(self.partitions.get()),
             schema_version: self.schema_version,
+            oldest_reader: self.oldest_reader,
         }
         .encode_to_vec()
         .into()
@@ -49,6 +56,7 @@ impl Installation {
             key: InstallationKey::new(key),
             partitions: partitions.ok_or(DecodeError::Field("partitions"))?,
             schema_version: pb.schema_version,
+            oldest_reader: if pb.oldest_reader == 0 { pb.schema_version } else { pb.oldest_reader },
         })
     }
 }
@@ -63,9 +71,13 @@ mod tests {
             id: InstallationId::new("i-1").unwrap(),
             key: InstallationKey::new([9; 32]),
             partitions: PartitionCount::new(16).unwrap(),
-            schema_version: SCHEMA_VERSION,
+            schema_version: 3,
+            oldest_reader: 2,
         };
         assert_eq!(Installation::decode(&installation.encode()).unwrap(), installation);
+        // A record from before there was an oldest reader: nobody but its own version is known to read it.
+        let before = Installation { oldest_reader: 0, ..installation.clone() };
+        assert_eq!(Installation::decode(&before.encode()).unwrap(), Installation { oldest_reader: 3, ..installation });
         assert!(Installation::decode(b"").is_err());
     }
 }

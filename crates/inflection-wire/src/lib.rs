@@ -36,7 +36,7 @@ pub use control::{ClosedWindow, OperatorHold};
 pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
 pub use delivery::{CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
 pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch, order_batch};
-pub use installation::{Installation, SCHEMA_VERSION};
+pub use installation::{Installation, OLDEST_READER, SCHEMA_VERSION};
 pub use ownership::{MemberRecord, OwnerRecord};
 pub use parked::{ParkedBatch, ParkedCall};
 pub use rejected::RejectedEvents;

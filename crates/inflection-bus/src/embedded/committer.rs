@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -137,6 +138,7 @@ impl Committer {
     }
 
     fn serve(&mut self) {
+        self.shared.used_bytes.store(self.used_bytes(), Ordering::Relaxed);
         while let Some(first) = self.waiting.blocking_recv() {
             let mut round = Round { bytes: std::mem::take(&mut self.spare), ..Round::default() };
             self.take(first, &mut round);
@@ -154,6 +156,7 @@ impl Committer {
             if self.shared.failure().is_none() {
                 self.reclaim();
             }
+            self.shared.used_bytes.store(self.used_bytes(), Ordering::Relaxed);
         }
     }
 

@@ -20,6 +20,7 @@ mod segment;
 mod watch;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch as signal};
 
 use crate::error::{AppendError, OpenError, ReadError, RecordError};
 use crate::log::is_name;
-use crate::{Expected, Log, Message, Record, Sequence};
+use crate::{Expected, Log, Message, Record, Sequence, Usage};
 use committer::{Committer, Request};
 use index::Index;
 pub(crate) use reader::Reader;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     index: RwLock<Index>,
     /// Why the store stopped taking writes, once it has.
     failure: Mutex<Option<String>>,
+    /// Bytes in files; how full the store is.
+    used_bytes: AtomicU64,
     /// True once nothing is written any more, closed or failed: readers stop waiting.
     closed: signal::Sender<bool>,
 }
@@ -100,6 +103,7 @@ pub(crate) struct Store {
     requests: mpsc::Sender<Request>,
     committer: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
     data_dir: Arc<PathBuf>,
+    disk_bytes_max: u64,
 }
 
 impl Store {
@@ -113,14 +117,21 @@ impl Store {
         let path = config.data_dir.clone();
         let recovered = recovery::recover(&config)?;
         let (index, failure) = (RwLock::new(recovered.index), Mutex::new(None));
-        let shared = Arc::new(Shared { index, failure, closed: signal::Sender::new(false) });
+        let (used_bytes, disk_bytes_max) = (AtomicU64::new(0), config.disk_bytes_max);
+        let shared = Arc::new(Shared { index, failure, used_bytes, closed: signal::Sender::new(false) });
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS_MAX);
         let committer = Committer::new(config, recovered.active, recovered.lock, Arc::clone(&shared), waiting);
         let thread = std::thread::Builder::new()
             .name("bus-committer".into())
             .spawn(move || committer.run())
             .map_err(|source| OpenError::Io { path: path.clone(), source })?;
-        Ok(Self { shared, requests, committer: Arc::new(Mutex::new(Some(thread))), data_dir: Arc::new(path) })
+        Ok(Self {
+            shared,
+            requests,
+            committer: Arc::new(Mutex::new(Some(thread))),
+            data_dir: Arc::new(path),
+            disk_bytes_max,
+        })
     }
 
     async fn request<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, String> {
@@ -197,6 +208,16 @@ impl Store {
                 Ok(found.into_iter().next())
             }
         }
+    }
+
+    pub(crate) async fn first(&self, log: &Log, after: Sequence) -> Result<Option<Message>, ReadError> {
+        // One byte asks for one message, whatever its size.
+        Ok(reader::fetch(&self.shared, log, after, 1).await?.into_iter().next())
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let bytes_max = Some(self.disk_bytes_max).filter(|bytes| *bytes < u64::MAX);
+        Usage { store: "journal", bytes: self.shared.used_bytes.load(Ordering::Relaxed), bytes_max }
     }
 
     pub(crate) fn health(&self) -> Result<(), String> {

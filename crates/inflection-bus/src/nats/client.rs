@@ -9,6 +9,7 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -16,7 +17,7 @@ use super::availability::Availability;
 use super::publish::Unpublished;
 use super::{NatsConfig, PREFIX, Reader, SERVER_FLOOR, stream_name};
 use crate::error::{AppendError, OpenError, ReadError};
-use crate::{Log, Message, Sequence};
+use crate::{Log, Message, Sequence, Usage};
 
 /// How long one request waits for the server: enough to place a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -156,6 +157,33 @@ impl Client {
         let last = self.last_message(&stream_name(log.stream()), &Self::subject(log)).await;
         let last = last.map_err(ReadError::Unavailable)?;
         Ok(last.map(|message| Message { sequence: message.sequence, payload: message.payload }))
+    }
+
+    pub(crate) async fn first(&self, log: &Log, after: Sequence) -> Result<Option<Message>, ReadError> {
+        let stream = self.stream(log).await?;
+        match timeout(ANSWER_WAIT, stream.get_first_raw_message_by_subject(Self::subject(log), after + 1)).await {
+            Ok(Ok(message)) => Ok(Some(Message { sequence: message.sequence, payload: message.payload })),
+            Ok(Err(error)) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Ok(Err(error)) => Err(ReadError::Unavailable(error.to_string())),
+            Err(elapsed) => Err(ReadError::Unavailable(elapsed.to_string())),
+        }
+    }
+
+    pub(crate) async fn usage(&self, streams: &[&'static str]) -> Result<Vec<Usage>, ReadError> {
+        let ask = |store: &'static str| async move {
+            let found = timeout(ANSWER_WAIT, self.context.get_stream(stream_name(store))).await;
+            let found = found.map_err(|elapsed| ReadError::Unavailable(elapsed.to_string()))?;
+            let found = found.map_err(|error| ReadError::Unavailable(error.to_string()))?;
+            let info = found.cached_info();
+            // Zero or less is no limit.
+            let bytes_max = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
+            Ok(Usage { store, bytes: info.state.bytes, bytes_max })
+        };
+        join_all(streams.iter().map(|stream| ask(stream))).await.into_iter().collect()
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        *self.connections.borrow()
     }
 
     /// The last message of a subject, from the stream's leader.

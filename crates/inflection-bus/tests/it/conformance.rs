@@ -26,7 +26,10 @@ async fn conforms(bus: Bus, full: Bus) {
     blobs_are_whole_or_not_there(&bus).await;
     too_large_is_refused(&bus).await;
     logs_are_apart(&bus).await;
+    a_look_finds_the_first_message_after_a_position_and_never_waits(&bus).await;
     full_is_a_named_error_and_purging_makes_room(&full).await;
+    how_full_it_is_is_told(&full).await;
+    assert_eq!(bus.connections(), 1);
     bus.health().await.expect("healthy");
     bus.close().await;
     full.close().await;
@@ -112,6 +115,42 @@ async fn a_reader_waits_for_what_comes_next(bus: &Bus) {
     let messages = messages.expect("messages");
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].sequence, appended.expect("appended"));
+}
+
+async fn a_look_finds_the_first_message_after_a_position_and_never_waits(bus: &Bus) {
+    let log = log("events.look");
+    let look = async |after| {
+        let found = bus.first(&log, after).await.expect("an answer");
+        found.map(|found| (found.sequence, found.payload))
+    };
+    assert_eq!(look(0).await, None);
+    let one = bus.append(&log, None, Bytes::from_static(b"one")).await.expect("room");
+    let two = bus.append(&log, None, Bytes::from_static(b"two")).await.expect("room");
+    assert_eq!(look(0).await, Some((one, Bytes::from_static(b"one"))));
+    assert_eq!(look(one).await, Some((two, Bytes::from_static(b"two"))));
+    assert_eq!(look(two).await, None);
+    bus.purge(&log, one).await.expect("purged");
+    assert_eq!(look(0).await, Some((two, Bytes::from_static(b"two"))));
+}
+
+/// Of a store with room for 64 KiB: at least what lies in it, at most what it may hold.
+async fn how_full_it_is_is_told(full: &Bus) {
+    const HELD: u64 = 8 * 1024;
+    full.append(&log("events.held"), None, vec![7; 8 * 1024].into()).await.expect("room");
+    // The embedded store says so when its round has ended, which is after the answer.
+    let told = async {
+        loop {
+            let usage = full.usage(&["events"]).await.expect("an answer");
+            let [usage] = usage.as_slice() else { panic!("one store: {usage:?}") };
+            assert!(["events", "journal"].contains(&usage.store), "{usage:?}");
+            assert_eq!(usage.bytes_max, Some(64 * 1024));
+            if (HELD..=64 * 1024).contains(&usage.bytes) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), told).await.expect("what is held is counted");
 }
 
 async fn fences_hold(bus: &Bus) {

@@ -19,6 +19,9 @@ pub enum ConnectionState {
 }
 
 impl ConnectionState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Paused, Self::PausedAuth, Self::Broken];
+
     /// The word in the admin API.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::keys::Keys;
 use crate::cli::{ConfigFileArgs, DemoArgs, FoldingArgs, ListenArgs, SendingArgs, StandaloneArgs, TestClockArgs};
 use crate::commands::{bind, say};
 use crate::ledger::{Bookkeeper, Ledger};
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let installation = install::load(&bus, &config.installation, partitions).await?;
     let (sending, identity) = (settings::sending(&flags.sending), Some(settings::folding(&flags.folding)));
     let read = Read::new(move || settings::standalone(&flags));
-    let setup = Setup { bus, config, read, installation, admin_listener, admin_key: None };
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys: Keys::default() };
     let wanted =
         Wanted { ingest: Some((listener, SignatureClock::System)), identity, delivery: Some(sending), worker: None };
     let stages = Stages::start(setup, wanted).await?;
@@ -94,7 +95,7 @@ fn standalone_args(data_dir: &std::path::Path, sandbox: SocketAddr) -> Standalon
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     StandaloneArgs {
         data_dir: Some(data_dir.to_path_buf()),
-        listen: ListenArgs { listen: anywhere, admin_listen: anywhere, admin_key: None },
+        listen: ListenArgs { listen: anywhere, admin_listen: anywhere, admin_key: None, admin_key_file: None },
         ingest_key: Some(INGEST_KEY.into()),
         write_key: Some("demo-write-key-0123456789abcdef".into()),
         region: None,

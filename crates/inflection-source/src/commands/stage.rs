@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use inflection_bus::{Bus, NatsConfig, OpenError};
-use inflection_control::Secret;
 
 use crate::cli::{StageArgs, TestClockArgs};
 use crate::commands::{bind, provision};
@@ -38,9 +37,7 @@ impl Stage {
 /// Runs one stage.
 pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let config = settings::file(&args.file)?;
-    if let Some(mistake) = settings::admin_mistake(&args.listen) {
-        return Err(Failure::Usage(mistake));
-    }
+    let admin_keys = settings::admin_keys(&args.listen).map_err(Failure::Usage)?;
     if config.workspaces.is_empty() {
         return Err(Failure::Usage("give a --config file with workspaces".to_owned()));
     }
@@ -52,7 +49,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     };
     let bus = connect(nats).await?;
     provision::require_durability(&bus, args.nats.allow_degraded).await?;
-    let installation = install::load(&bus, &config.installation, None).await?;
+    let installation = install::serve(&bus, &config.installation).await?;
     tracing::info!(
         stage = stage.name(),
         installation = %installation.id,
@@ -63,14 +60,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let worker = settings::worker(args.worker_id.as_deref(), args.listen.admin_listen);
     let file = args.file;
     let read = Read::new(move || settings::file(&file));
-    let setup = Setup {
-        bus,
-        config,
-        read,
-        installation,
-        admin_listener,
-        admin_key: args.listen.admin_key.as_deref().and_then(Secret::new),
-    };
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys };
     let wanted = Wanted {
         ingest,
         identity: matches!(stage, Stage::Identity).then(|| settings::folding(&args.folding)),

@@ -2,7 +2,6 @@
 
 use anyhow::Context as _;
 use inflection_bus::{Bus, EmbeddedConfig};
-use inflection_control::Secret;
 use inflection_domain::PartitionCount;
 
 use crate::cli::StandaloneArgs;
@@ -12,7 +11,13 @@ use crate::stages::{Setup, Stages, Wanted};
 use crate::{End, Failure, install, settings};
 
 pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
-    let config = settings::standalone(&args)?;
+    let (config, admin_keys) = match (settings::standalone(&args), settings::admin_keys(&args.listen)) {
+        (Ok(config), Ok(keys)) => (config, keys),
+        (Ok(_), Err(mistake)) => return Err(Failure::Usage(mistake)),
+        // All mistakes at once.
+        (Err(Failure::Usage(mistakes)), Err(mistake)) => return Err(Failure::Usage(format!("{mistakes}\n{mistake}"))),
+        (Err(failure), _) => return Err(failure),
+    };
     let data_dir = args.data_dir.clone().or_else(|| config.bus.data_dir.clone()).context("checked by settings")?;
     let mut embedded = EmbeddedConfig::new(data_dir.clone());
     embedded.disk_bytes_max = config.bus.disk_bytes_max.unwrap_or(embedded.disk_bytes_max);
@@ -30,11 +35,10 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
         "standalone is ready"
     );
     let clock = settings::signature_clock(&args.clock);
-    let (admin_key, sending) =
-        (args.listen.admin_key.as_deref().and_then(Secret::new), settings::sending(&args.sending));
+    let sending = settings::sending(&args.sending);
     let identity = Some(settings::folding(&args.folding));
     let read = Read::new(move || settings::standalone(&args));
-    let setup = Setup { bus, config, read, installation, admin_listener, admin_key };
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys };
     let wanted = Wanted { ingest: Some((listener, clock)), identity, delivery: Some(sending), worker: None };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)

@@ -105,6 +105,7 @@ impl Install {
             key: InstallationKey::new([7; 32]),
             partitions: PartitionCount::new(1).unwrap(),
             schema_version: SCHEMA_VERSION,
+            oldest_reader: SCHEMA_VERSION,
         };
         Self { bus, installation, connections: vec![(workspace(), connection())], _dir: dir }
     }

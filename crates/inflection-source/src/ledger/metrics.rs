@@ -1,5 +1,6 @@
 //! The books as metrics.
 
+use inflection_domain::Timestamp;
 use inflection_telemetry::{Gauge, GaugeFamily, Registry};
 
 use super::Ledger;
@@ -10,6 +11,7 @@ pub(crate) struct LedgerMetrics {
     calls: GaugeFamily,
     gap: GaugeFamily,
     pending_events: Gauge,
+    oldest: GaugeFamily,
 }
 
 impl LedgerMetrics {
@@ -18,12 +20,19 @@ impl LedgerMetrics {
             calls: registry.gauges("inflection_ledger_calls", "Calls of a connection, by what became of them"),
             gap: registry.gauges("inflection_ledger_gap", "Calls that are missing or too many; not zero is a defect"),
             pending_events: registry.gauge("inflection_ledger_events_pending", "Events that are not decided yet"),
+            oldest: registry.gauges(
+                "inflection_ledger_oldest_seconds",
+                "How long ago the oldest fact was received that a stage has not finished; parked calls are finished",
+            ),
         }
     }
 
-    pub(crate) fn set(&self, ledger: &Ledger) {
+    pub(crate) fn set(&self, ledger: &Ledger, now: Timestamp) {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.pending_events.set(number(ledger.events.pending));
+        for (stage, oldest) in [("identity", ledger.oldest.undecided), ("delivery", ledger.oldest.undelivered)] {
+            self.oldest.with(&[("stage", stage)]).set(number(oldest.map_or(0, |at| seconds_since(at, now))));
+        }
         for books in &ledger.calls {
             let labels = [("workspace", books.workspace.as_str()), ("connection", books.connection.as_str())];
             self.gap.with(&labels).set(number(books.gap));
@@ -41,4 +50,9 @@ impl LedgerMetrics {
             }
         }
     }
+}
+
+/// Whole seconds; clocks of two machines may differ, so what is yet to come is now.
+fn seconds_since(at: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.as_ms().saturating_sub(at.as_ms())).unwrap_or(0) / 1000
 }

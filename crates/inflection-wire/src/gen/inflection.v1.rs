@@ -962,9 +962,13 @@ pub struct Installation {
     pub key: ::prost::bytes::Bytes,
     #[prost(uint32, tag = "3")]
     pub partitions: u32,
-    /// Version of these files: a reader refuses a bus whose version it does not know.
+    /// Version of these files, as the newest program knows them that was provisioned here.
     #[prost(uint32, tag = "4")]
     pub schema_version: u32,
+    /// The oldest version whose programs may work here too; absent, it is `schema_version`. A program of an older one refuses
+    /// the bus: it would lose or misread something.
+    #[prost(uint32, tag = "5")]
+    pub oldest_reader: u32,
 }
 /// A worker's sign of life. Whoever sees no new one for some seconds takes the worker for dead.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,4 +1,13 @@
 //! The generated code in `src/gen` is what `proto/` says. With `INFLECTION_REGENERATE=1` it is written instead.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test helpers outside #[test] functions"
+)]
+
+mod skew;
 
 use std::path::Path;
 

@@ -13,13 +13,23 @@
   value: {{ .Values.log.level | quote }}
 {{- end -}}
 
-{{/* The admin key has no file of its own: the program takes it from its environment. */}}
+{{/* The admin key, for stages and for commands run in their pods: a file, so that it is renewed without a restart. */}}
 {{- define "is.adminKeyEnv" -}}
-- name: INFLECTION_ADMIN_KEY
-  valueFrom:
-    secretKeyRef:
-      name: {{ default (printf "%s-admin" (include "is.fullname" .)) .Values.admin.existingSecret.name }}
-      key: {{ .Values.admin.existingSecret.entry }}
+- name: INFLECTION_ADMIN_KEY_FILE
+  value: /etc/inflection-source/admin/{{ .Values.admin.existingSecret.entry }}
+{{- end -}}
+
+{{- define "is.adminKeyMount" -}}
+- name: admin
+  mountPath: /etc/inflection-source/admin
+  readOnly: true
+{{- end -}}
+
+{{- define "is.adminKeyVolume" -}}
+- name: admin
+  secret:
+    secretName: {{ default (printf "%s-admin" (include "is.fullname" .)) .Values.admin.existingSecret.name }}
+    defaultMode: 0440
 {{- end -}}
 
 {{/* Called with (dict "root" $ "configMap" name-of-ours "secrets" true|false). */}}
@@ -175,11 +185,13 @@ containers:
       {{- toYaml .root.Values.containerSecurityContext | nindent 6 }}
     volumeMounts:
       {{- include "is.volumeMounts" $volumes | nindent 6 }}
+      {{- include "is.adminKeyMount" .root | nindent 6 }}
   {{- with .values.extraContainers }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 volumes:
   {{- include "is.volumes" $volumes | nindent 2 }}
+  {{- include "is.adminKeyVolume" .root | nindent 2 }}
 {{- if .values.topologySpread.enabled }}
 topologySpreadConstraints:
   {{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
