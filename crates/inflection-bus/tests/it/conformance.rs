@@ -150,7 +150,7 @@ async fn how_full_it_is_is_told(full: &Bus) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), told).await.expect("what is held is counted");
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("what is held is counted");
 }
 
 async fn fences_hold(bus: &Bus) {
