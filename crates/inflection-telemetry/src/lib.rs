@@ -1,9 +1,15 @@
-//! Logs and metrics; the only crate that names the libraries behind them. Traces join them here later.
+//! Logs, metrics and traces; the only crate that names the libraries behind them.
 //!
-//! Text for people or JSON for machines goes to stderr; metrics are kept in a [`Registry`] and read as Prometheus text.
+//! Text for people or JSON for machines goes to stderr; metrics are kept in a [`Registry`] and read as Prometheus text;
+//! spans of sampled events go from a [`Tracer`] to an OpenTelemetry collector.
 
 mod logs;
 mod metrics;
+mod trace;
 
 pub use logs::{InvalidLogLevel, LogFormat, init_logs};
 pub use metrics::{Counter, CounterFamily, Gauge, GaugeFamily, Histogram, Registry};
+pub use trace::{
+    Attribute, Exporting, InvalidTraceSettings, Kind, Span, TraceContext, TraceError, TraceParent, TraceSettings,
+    Tracer,
+};
