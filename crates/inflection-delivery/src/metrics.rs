@@ -1,6 +1,6 @@
-//! What delivery counts.
+//! What delivery counts, and where its spans go.
 
-use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Registry, Tracer};
 
 /// Metrics of the delivery stage.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct DeliveryMetrics {
     pub(crate) room_bytes: Gauge,
     pub(crate) request_seconds: Histogram,
     pub(crate) fact_to_segment_seconds: Histogram,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 impl DeliveryMetrics {
@@ -34,6 +36,13 @@ impl DeliveryMetrics {
             request_seconds: registry.seconds("inflection_delivery_request_seconds", "Time of a request to Segment"),
             fact_to_segment_seconds: registry
                 .seconds("inflection_delivery_fact_to_segment_seconds", "From the receipt of a fact to Segment's 2xx"),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same with somewhere for spans to go.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 }

@@ -3,6 +3,7 @@
 //! * `step`: the fold of what was read into the next decision message; pure, a state machine;
 //! * `partition`: the loop around it: read, fold, append, purge, and recovery;
 //! * `snapshots`: the state as a blob now and then, so that recovery is short and the log can be truncated;
+//! * `trace`: the spans of traced events, around the fold;
 //! * `audit`: whether all ways to a state end in the same one;
 //! * `run`: all partitions.
 //!
@@ -13,6 +14,7 @@ mod metrics;
 mod partition;
 mod snapshots;
 mod step;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! What identity counts.
+//! What identity counts, and where its spans go.
 
-use inflection_telemetry::{Counter, GaugeFamily, Histogram, Registry};
+use inflection_telemetry::{Counter, GaugeFamily, Histogram, Registry, Tracer};
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct IdentityMetrics {
     pub(crate) snapshots_failed: Counter,
     pub(crate) snapshots_unreadable: Counter,
     pub(crate) snapshot_seconds: Histogram,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 impl IdentityMetrics {
@@ -49,6 +51,13 @@ impl IdentityMetrics {
             snapshots_unreadable: registry
                 .counter("inflection_identity_snapshots_unreadable", "Snapshots that could not be used in a recovery"),
             snapshot_seconds: registry.seconds("inflection_identity_snapshot_seconds", "Time to take a snapshot"),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same with somewhere for spans to go.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 }

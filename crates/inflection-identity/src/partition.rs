@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::IdentityMetrics;
 use crate::snapshots::{LoadError, SnapshotConfig, Snapshots};
 use crate::step::{Input, Step};
+use crate::trace::StepTrace;
 use crate::{IdentityConfig, Policies};
 
 /// Bytes of input read for one step.
@@ -227,13 +228,19 @@ impl Worker {
             if !Arc::ptr_eq(&now, &workspaces) {
                 (policies, workspaces) = (Policies::of(&now, &self.key), now);
             }
-            let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
+            let began = SystemTime::now();
+            let Some((mut batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
+            let (traced, tracer) = (step.take_traced(), &self.metrics.tracer);
+            let trace = StepTrace::begin(tracer, self.partition.index(), began, traced, &mut batch);
             let started = Instant::now();
             let payload = batch.encode();
             snapshots.appended(payload.len());
             match self.append(fence, payload, shutdown).await? {
                 Some(sequence) => fence = sequence,
                 None => return Ok(()),
+            }
+            if let Some(trace) = trace {
+                trace.end(fence);
             }
             self.metrics.append_seconds.observe(started.elapsed());
             self.metrics.messages.add(1);

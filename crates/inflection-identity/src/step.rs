@@ -28,6 +28,21 @@ pub struct Step {
     state: PartitionState,
     totals: BTreeMap<WorkspaceId, WorkspaceTotals>,
     position: Position,
+    /// Of the traced events that were folded and not yet told of: few, and none in most steps.
+    traced: Vec<Traced>,
+}
+
+/// What became of a traced event.
+#[derive(Debug)]
+pub(crate) struct Traced {
+    /// As the event carried it.
+    pub(crate) trace: Box<[u8; 24]>,
+    pub(crate) workspace: WorkspaceId,
+    /// Its kind's name.
+    pub(crate) fact: &'static str,
+    /// Whether it was new.
+    pub(crate) verdict: &'static str,
+    pub(crate) calls: u64,
 }
 
 /// Input that is being folded: what is left of one message.
@@ -86,6 +101,7 @@ impl Step {
             state,
             totals: by_workspace(totals),
             position: Position { through: consumed_through, events: consumed_events },
+            traced: Vec::new(),
         }
     }
 
@@ -173,6 +189,11 @@ impl Step {
         Some((batch, counts))
     }
 
+    /// The traced events of the last step, in order.
+    pub(crate) fn take_traced(&mut self) -> Vec<Traced> {
+        std::mem::take(&mut self.traced)
+    }
+
     fn unknown(&mut self) -> &mut WorkspaceTotals {
         #[expect(clippy::expect_used, reason = "a constant that is a name")]
         let name = WorkspaceId::new(UNKNOWN_WORKSPACE).expect("a constant that is a name");
@@ -185,7 +206,7 @@ impl Step {
         policies: &Policies,
         counts: &mut Counts,
     ) -> Option<Decided> {
-        let Ok(Event { head, body }) = event else {
+        let Ok(Event { head, body, trace }) = event else {
             counts.undecodable += 1;
             self.unknown().undecodable += 1;
             return None;
@@ -198,6 +219,15 @@ impl Step {
                 .entry(head.workspace.clone())
                 .or_insert_with(|| WorkspaceTotals::new(head.workspace.clone())),
         };
+        if let Some(trace) = &trace {
+            let (verdict, calls) = match &verdict {
+                Verdict::Suppressed => ("suppressed", 0),
+                Verdict::Duplicate => ("duplicate", 0),
+                Verdict::Folded(decision) => ("new", decision.calls.len() as u64),
+            };
+            let (trace, workspace) = (trace.clone(), head.workspace.clone());
+            self.traced.push(Traced { trace, workspace, fact: head.kind.name(), verdict, calls });
+        }
         let decision = match verdict {
             Verdict::Suppressed => {
                 totals.suppressed += 1;
@@ -228,6 +258,7 @@ impl Step {
             calls: decision.calls,
             body,
             person: Some(head.person),
+            trace,
         })
     }
 }

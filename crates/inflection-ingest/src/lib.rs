@@ -2,7 +2,7 @@
 //!
 //! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`)
 //! → its partition's writer (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
-//! `framing` its guard against ambiguous requests, `senders` who may send,
+//! `framing` its guard against ambiguous requests, `senders` who may send, `trace` what of a request is traced,
 //! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
 //!
 //! Nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
@@ -24,6 +24,7 @@ mod segment;
 mod senders;
 mod server;
 mod service;
+mod trace;
 mod webhooks;
 mod writer;
 

@@ -1,6 +1,6 @@
-//! What ingest counts.
+//! What ingest counts, and where its spans go.
 
-use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry};
+use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Registry, Tracer};
 
 use crate::answer::Code;
 
@@ -21,6 +21,8 @@ pub struct IngestMetrics {
     pub(crate) append_seconds: Histogram,
     /// Connections that are open.
     pub(crate) connections: Gauge,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 impl IngestMetrics {
@@ -36,7 +38,14 @@ impl IngestMetrics {
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same with somewhere for spans to go.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Counts events, or a whole request, as refused.

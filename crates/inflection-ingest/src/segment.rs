@@ -21,6 +21,7 @@ use crate::events::rejected_list;
 use crate::fact::Context;
 use crate::senders::Senders;
 use crate::service::{self, Service};
+use crate::trace::RequestTrace;
 use crate::writer::now;
 use crate::{auth, body, request};
 
@@ -66,11 +67,17 @@ impl Endpoint {
 
 impl Service {
     /// Answers one request of an SDK.
-    pub(crate) async fn segment(&self, request: Request<Body>, endpoint: Endpoint, id: &str) -> Response<Body> {
+    pub(crate) async fn segment(
+        &self,
+        request: Request<Body>,
+        endpoint: Endpoint,
+        id: &str,
+        trace: &mut RequestTrace,
+    ) -> Response<Body> {
         if request.method() != Method::POST {
             return self.refuse_calls(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
         }
-        match self.take_calls(request, endpoint, id).await {
+        match self.take_calls(request, endpoint, id, trace).await {
             Ok(answer) => answer,
             Err(refusal) => self.refuse_calls(&refusal, id),
         }
@@ -87,6 +94,7 @@ impl Service {
         request: Request<Body>,
         endpoint: Endpoint,
         id: &str,
+        trace: &mut RequestTrace,
     ) -> Result<Response<Body>, Refusal> {
         let senders = self.senders();
         let (head, body) = request.into_parts();
@@ -112,7 +120,7 @@ impl Service {
         })?;
         drop(envelope);
         senders.admit(&workspace, taken.facts.len(), self.elapsed())?;
-        self.store(&taken.facts, in_hand).await?;
+        self.store(&taken.facts, in_hand, trace).await?;
         self.count(&taken, &workspace);
         Ok(answer(&taken))
     }

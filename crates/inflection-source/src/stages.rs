@@ -11,7 +11,7 @@ use inflection_domain::PartitionCount;
 use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ingest::{IngestConfig, IngestMetrics, SignatureClock};
 use inflection_ownership::{Identity, Shares, WorkerId, join};
-use inflection_telemetry::Registry;
+use inflection_telemetry::{Exporting, Registry, TraceSettings, Tracer};
 use inflection_wire::Installation;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -74,6 +74,7 @@ pub(crate) struct Stages {
     readiness: Arc<Readiness>,
     /// In the order of leaving: each stage's stop signal and its end.
     running: Vec<(&'static str, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    exporting: Exporting,
     admin: (CancellationToken, JoinHandle<()>),
     /// Stops what goes on beside the stages.
     beside: CancellationToken,
@@ -92,14 +93,19 @@ pub(crate) struct Setup {
     pub(crate) installation: Installation,
     pub(crate) admin_listener: TcpListener,
     pub(crate) admin_key: Option<Secret>,
+    /// Where spans go, and under which name of a service.
+    pub(crate) traces: (Option<TraceSettings>, &'static str),
 }
 
 impl Stages {
     /// Starts the stages and the admin listener.
     pub(crate) async fn start(setup: Setup, mut wanted: Wanted) -> anyhow::Result<Self> {
-        let Setup { bus, config, read, installation, admin_listener, admin_key } = setup;
+        let Setup { bus, config, read, installation, admin_listener, admin_key, traces } = setup;
         let (directory, followed) = reload::follow(&config, read);
         let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
+        let (settings, service) = traces;
+        let version = env!("CARGO_PKG_VERSION");
+        let (tracer, exporting) = Tracer::start(settings.as_ref(), service, version, &registry, &tasks)?;
         let mut running = Vec::new();
         let mut handle = None;
         let failed = CancellationToken::new();
@@ -116,7 +122,12 @@ impl Stages {
             let stop = CancellationToken::new();
             let (directory, installation) = (directory.clone(), installation.clone());
             let config = IngestConfig { listener, directory, installation, signature_clock };
-            let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
+            let stage = inflection_ingest::run(
+                config,
+                bus.clone(),
+                IngestMetrics::new(&registry).traced(tracer.clone()),
+                stop.clone(),
+            );
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
         if let Some(snapshot_every_bytes) = wanted.identity {
@@ -125,14 +136,19 @@ impl Stages {
             let (partitions, directory) = (installation.partitions, directory.clone());
             let key = installation.key.clone();
             let config = IdentityConfig { partitions, directory, key, snapshot_every_bytes };
-            let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
+            let stage = inflection_identity::run(
+                config,
+                bus.clone(),
+                IdentityMetrics::new(&registry).traced(tracer.clone()),
+                shares,
+            );
             spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }
         if let Some(Sending { limits, park_after }) = wanted.delivery {
             let stop = CancellationToken::new();
             let directory = directory.clone();
             let config = DeliveryConfig { directory, installation: installation.clone(), limits, park_after };
-            let metrics = DeliveryMetrics::new(&registry);
+            let metrics = DeliveryMetrics::new(&registry).traced(tracer);
             let (shares, member) = wanted.shares("delivery", &bus, installation.partitions, stop.clone());
             let (started, stage) = inflection_delivery::start(config, bus.clone(), metrics, shares).await?;
             handle = Some(started);
@@ -159,7 +175,8 @@ impl Stages {
         let stop = CancellationToken::new();
         let serving = tasks.spawn(admin::serve(admin, admin_listener, stop.clone()));
         readiness.set(true);
-        Ok(Self { bus, installation, readiness, running, admin: (stop, serving), beside, tasks, failed })
+        let admin = (stop, serving);
+        Ok(Self { bus, installation, readiness, running, exporting, admin, beside, tasks, failed })
     }
 
     /// Runs until SIGTERM, SIGINT, or the end of a stage; then leaves in order.
@@ -185,6 +202,7 @@ impl Stages {
             outcome = outcome.and(result);
         }
         self.bus.close().await;
+        self.exporting.finish().await;
         let (stop, serving) = self.admin;
         stop.cancel();
         match tokio::time::timeout(ADMIN_DEADLINE, serving).await {

@@ -50,6 +50,7 @@ pub(crate) use self::once::Tokens;
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
 use crate::service::Service;
+use crate::trace::RequestTrace;
 use crate::writer::{InHand, now};
 use crate::{body, request};
 
@@ -128,9 +129,9 @@ impl Service {
     pub(crate) async fn webhook(
         &self,
         request: Request<Body>,
-        provider: &str,
-        token: &str,
+        (provider, token): (&str, &str),
         id: &str,
+        trace: &mut RequestTrace,
     ) -> Response<Body> {
         // Consoles probe with unsigned reads before they show a key.
         if request.method() == Method::GET || request.method() == Method::HEAD {
@@ -142,7 +143,7 @@ impl Service {
         if request.method() != Method::POST {
             return self.refuse_webhook(&Refusal::new(Code::MethodNotAllowed, "webhooks are posted"), id);
         }
-        match self.take_webhook(request, provider, token).await {
+        match self.take_webhook(request, provider, token, trace).await {
             Ok(()) => Response::new(Body::from("ok")),
             Err(refusal) => self.refuse_webhook(&refusal, id),
         }
@@ -170,7 +171,13 @@ impl Service {
         answer
     }
 
-    async fn take_webhook(&self, request: Request<Body>, provider: &str, token: &str) -> Result<(), Refusal> {
+    async fn take_webhook(
+        &self,
+        request: Request<Body>,
+        provider: &str,
+        token: &str,
+        trace: &mut RequestTrace,
+    ) -> Result<(), Refusal> {
         let (head, body) = request.into_parts();
         let headers = &head.headers;
         let gzip = request::is_gzip(headers)?;
@@ -203,7 +210,7 @@ impl Service {
             return Err(hook.doubt(invalid(), headers));
         }
         match (hook.adapter.events)(&delivery) {
-            Some(events) => self.take_events(hook, &delivery, &events, in_hand).await,
+            Some(events) => self.take_events(hook, &delivery, &events, in_hand, trace).await,
             None => self.take_unreadable(hook, &body).await,
         }
     }
@@ -215,6 +222,7 @@ impl Service {
         delivery: &Delivery<'_>,
         events: &Events<'_>,
         in_hand: InHand,
+        trace: &mut RequestTrace,
     ) -> Result<(), Refusal> {
         let _facts_in_hand = self.reserve_webhook(events.len() * FACT_BYTES)?;
         let context = Context { workspace: &hook.workspace, key: &self.installation, now: now() };
@@ -223,7 +231,7 @@ impl Service {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
             tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
         }
-        self.store(&parsed.facts, in_hand).await?;
+        self.store(&parsed.facts, in_hand, trace).await?;
         self.keep_rejected(hook, &mut parsed).await;
         for (name, count) in &parsed.ignored {
             self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);

@@ -33,11 +33,21 @@ impl Stage {
             Self::Delivery => "delivery",
         }
     }
+
+    /// The name of the service in traces.
+    fn service(&self) -> &'static str {
+        match self {
+            Self::Ingest(_) => "inflection-ingest",
+            Self::Identity => "inflection-identity",
+            Self::Delivery => "inflection-delivery",
+        }
+    }
 }
 
 /// Runs one stage.
 pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let config = settings::file(&args.file)?;
+    let traces = (settings::traces()?, stage.service());
     if let Some(mistake) = settings::admin_mistake(&args.listen) {
         return Err(Failure::Usage(mistake));
     }
@@ -70,6 +80,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
         installation,
         admin_listener,
         admin_key: args.listen.admin_key.as_deref().and_then(Secret::new),
+        traces,
     };
     let wanted = Wanted {
         ingest,

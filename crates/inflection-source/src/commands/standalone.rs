@@ -13,6 +13,7 @@ use crate::{End, Failure, install, settings};
 
 pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
     let config = settings::standalone(&args)?;
+    let traces = (settings::traces()?, "inflection-standalone");
     let data_dir = args.data_dir.clone().or_else(|| config.bus.data_dir.clone()).context("checked by settings")?;
     let mut embedded = EmbeddedConfig::new(data_dir.clone());
     embedded.disk_bytes_max = config.bus.disk_bytes_max.unwrap_or(embedded.disk_bytes_max);
@@ -34,7 +35,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
         (args.listen.admin_key.as_deref().and_then(Secret::new), settings::sending(&args.sending));
     let identity = Some(args.folding.snapshot_every_bytes);
     let read = Read::new(move || settings::standalone(&args));
-    let setup = Setup { bus, config, read, installation, admin_listener, admin_key };
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_key, traces };
     let wanted = Wanted { ingest: Some((listener, clock)), identity, delivery: Some(sending), worker: None };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)
