@@ -11,7 +11,7 @@ use inflection_domain::PartitionCount;
 use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ingest::{IngestConfig, IngestMetrics, SignatureClock};
 use inflection_ownership::{Identity, Shares, WorkerId, join};
-use inflection_telemetry::{Exporting, Registry, TraceSettings, Tracer};
+use inflection_telemetry::{Exporting, Registry, TraceError, TraceSettings, Tracer};
 use inflection_wire::Installation;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -94,8 +94,11 @@ pub(crate) struct Setup {
     pub(crate) admin_listener: TcpListener,
     pub(crate) admin_key: Option<Secret>,
     /// Where spans go, and under which name of a service.
-    pub(crate) traces: (Option<TraceSettings>, &'static str),
+    pub(crate) traces: Traces,
 }
+
+/// Settings of traces, and the name of the service in them.
+pub(crate) type Traces = (Option<TraceSettings>, &'static str);
 
 impl Stages {
     /// Starts the stages and the admin listener.
@@ -103,9 +106,7 @@ impl Stages {
         let Setup { bus, config, read, installation, admin_listener, admin_key, traces } = setup;
         let (directory, followed) = reload::follow(&config, read);
         let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
-        let (settings, service) = traces;
-        let version = env!("CARGO_PKG_VERSION");
-        let (tracer, exporting) = Tracer::start(settings.as_ref(), service, version, &registry, &tasks)?;
+        let (tracer, exporting) = start_traces(&traces, &registry, &tasks)?;
         let mut running = Vec::new();
         let mut handle = None;
         let failed = CancellationToken::new();
@@ -122,12 +123,8 @@ impl Stages {
             let stop = CancellationToken::new();
             let (directory, installation) = (directory.clone(), installation.clone());
             let config = IngestConfig { listener, directory, installation, signature_clock };
-            let stage = inflection_ingest::run(
-                config,
-                bus.clone(),
-                IngestMetrics::new(&registry).traced(tracer.clone()),
-                stop.clone(),
-            );
+            let metrics = IngestMetrics::new(&registry).traced(tracer.clone());
+            let stage = inflection_ingest::run(config, bus.clone(), metrics, stop.clone());
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
         if let Some(snapshot_every_bytes) = wanted.identity {
@@ -136,12 +133,8 @@ impl Stages {
             let (partitions, directory) = (installation.partitions, directory.clone());
             let key = installation.key.clone();
             let config = IdentityConfig { partitions, directory, key, snapshot_every_bytes };
-            let stage = inflection_identity::run(
-                config,
-                bus.clone(),
-                IdentityMetrics::new(&registry).traced(tracer.clone()),
-                shares,
-            );
+            let metrics = IdentityMetrics::new(&registry).traced(tracer.clone());
+            let stage = inflection_identity::run(config, bus.clone(), metrics, shares);
             spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }
         if let Some(Sending { limits, park_after }) = wanted.delivery {
@@ -216,6 +209,14 @@ impl Stages {
         self.tasks.wait().await;
         outcome
     }
+}
+
+fn start_traces(
+    (settings, service): &Traces,
+    registry: &Registry,
+    tasks: &TaskTracker,
+) -> Result<(Tracer, Exporting), TraceError> {
+    Tracer::start(settings.as_ref(), service, env!("CARGO_PKG_VERSION"), registry, tasks)
 }
 
 /// Keeps the books among the metrics.

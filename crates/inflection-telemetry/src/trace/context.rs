@@ -160,7 +160,7 @@ mod tests {
             format!("00-{TRACE}-{SPAN}-1"),
             format!("00-{TRACE}-{SPAN}-0g"),
             format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
-            format!("00-{}-{SPAN}-01", &TRACE[..30]),
+            format!("00-{}-{SPAN}-01", "a".repeat(30)),
             format!("00-{TRACE}00-{SPAN}-01"),
             format!("00-{}-{SPAN}-01", "0".repeat(32)),
             format!("00-{TRACE}-{}-01", "0".repeat(16)),
