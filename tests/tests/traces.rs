@@ -145,7 +145,7 @@ fn assert_requests(spans: &[Span], traced: &[&Span]) {
         assert_eq!(sent.attribute("http.response.status_code"), "200", "{sent:?}");
         assert_eq!(sent.attribute("http.request.resend_count"), "0", "{sent:?}");
         let request = requests.iter().find(|request| request.links.contains(&call.id)).expect("a request had it");
-        assert_eq!(sent.links, [request.id.clone()], "{sent:?}");
+        assert_eq!(sent.links, from_ref(&request.id), "{sent:?}");
     }
 }
 
