@@ -58,6 +58,7 @@ pub struct Worker {
     stage: Stage,
     admin: Admin,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     binary: PathBuf,
     process: Process,
@@ -104,6 +105,8 @@ pub struct Fleet {
     workers: Vec<Worker>,
     nats: Nats,
     listen: SocketAddr,
+    /// Environment variables of all workers.
+    environment: Vec<(String, String)>,
     folder: TempDir,
 }
 
@@ -117,20 +120,35 @@ impl Fleet {
     pub fn start_with(segment: &Segment, workspaces: &[Workspace], delivery: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let nats = Nats::One(NatsServer::start(folder.path()));
-        Self::start_on(nats, folder, segment, workspaces, delivery)
+        Self::start_on(nats, folder, segment, workspaces, delivery, &[])
+    }
+
+    /// Starts like [`Fleet::start`], all workers with environment variables.
+    pub fn start_in(environment: &[(&str, &str)], segment: &Segment, workspaces: &[Workspace]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let nats = Nats::One(NatsServer::start(folder.path()));
+        Self::start_on(nats, folder, segment, workspaces, &[], environment)
     }
 
     /// Starts a cluster of three servers and the stages on it, without leave to use less than the durability policy.
     pub fn start_on_cluster(segment: &Segment, workspaces: &[Workspace]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let nats = Nats::Cluster(NatsCluster::start(folder.path()));
-        Self::start_on(nats, folder, segment, workspaces, &[])
+        Self::start_on(nats, folder, segment, workspaces, &[], &[])
     }
 
-    fn start_on(nats: Nats, folder: TempDir, segment: &Segment, workspaces: &[Workspace], delivery: &[&str]) -> Self {
+    fn start_on(
+        nats: Nats,
+        folder: TempDir,
+        segment: &Segment,
+        workspaces: &[Workspace],
+        delivery: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let config = folder.path().join("inflection.toml");
         fs::write(&config, config::render(workspaces, &segment.url())).expect("a configuration can be written");
-        let mut fleet = Self { workers: Vec::new(), nats, listen: ports::free(), folder };
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut fleet = Self { workers: Vec::new(), nats, listen: ports::free(), environment, folder };
         fleet.provision();
         for stage in Stage::ALL {
             let more = if stage == Stage::Delivery { delivery } else { &[] };
@@ -325,8 +343,10 @@ impl Fleet {
             arguments.extend(["--listen".to_owned(), listen.to_string()]);
         }
         let log = self.folder.path().join(format!("{}-{}.log", stage.name(), self.workers.len()));
-        let process = Process::spawn(stage.name(), binary, &arguments, &log);
-        Worker { stage, admin: Admin::new(admin_listen), arguments, log, binary: binary.to_owned(), process }
+        let environment = self.environment.clone();
+        let process = Process::spawn_in(stage.name(), binary, &arguments, &environment, &log);
+        let (admin, binary) = (Admin::new(admin_listen), binary.to_owned());
+        Worker { stage, admin, arguments, environment, log, binary, process }
     }
 }
 
@@ -403,7 +423,8 @@ impl Worker {
     }
 
     fn spawn(&mut self) {
-        self.process = Process::spawn(self.stage.name(), &self.binary, &self.arguments, &self.log);
+        let (name, environment) = (self.stage.name(), &self.environment);
+        self.process = Process::spawn_in(name, &self.binary, &self.arguments, environment, &self.log);
     }
 
     #[track_caller]

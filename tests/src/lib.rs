@@ -9,6 +9,7 @@
 //! | [`install`] | one install, standalone or fleet, behind one face |
 //! | [`nats`], [`cluster`] | the bus of a fleet: one nats-server, or three that lose each other |
 //! | [`segment`] | the stand-in for Segment: what arrived, and faults on demand |
+//! | [`collector`] | a collector of traces |
 //! | [`fact`] | events as a sender writes them |
 //! | [`sender`], [`load`] | sending one by one, and load that keeps a history |
 //! | [`checker`] | judges such a history by the invariants of `reference/reliability.md` 2 |
@@ -27,6 +28,7 @@ pub mod arrived;
 pub mod binary;
 pub mod checker;
 pub mod cluster;
+pub mod collector;
 pub mod config;
 pub mod fact;
 pub mod fleet;

@@ -29,11 +29,24 @@ impl Process {
     /// Starts `program`; both its outputs are appended to `log`.
     #[track_caller]
     pub fn spawn(name: &str, program: &Path, arguments: &[String], log: &Path) -> Self {
+        Self::spawn_in(name, program, arguments, &[], log)
+    }
+
+    /// Starts like [`Process::spawn`], with further environment variables.
+    #[track_caller]
+    pub fn spawn_in(
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Self {
         let file = OpenOptions::new().create(true).append(true).open(log).expect("a log file can be opened");
         let mut command = Command::new(program);
         clear_environment(&mut command);
         command
             .args(arguments)
+            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file can be shared"))
             .stderr(file);
@@ -173,7 +186,7 @@ impl Drop for Process {
 pub fn clear_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
-        if text.starts_with("INFLECTION_") || text.ends_with("_PROXY") {
+        if text.starts_with("INFLECTION_") || text.starts_with("OTEL_") || text.ends_with("_PROXY") {
             command.env_remove(&name);
         }
     }

@@ -34,6 +34,7 @@ use crate::park::Park;
 use crate::progress::Tracked;
 use crate::room::Room;
 use crate::suppression::Suppression;
+use crate::trace::RequestTrace;
 pub use parking::ParkedError;
 pub(crate) use parking::of_log;
 pub use parking::parked_log;
@@ -479,6 +480,8 @@ impl Sender {
 
     fn send(&mut self, batch: BatchId, items: Vec<Item>, attempts: u32) {
         let (client, gzip) = (self.client.clone(), self.settings.gzip);
+        let tracer = self.shared.metrics.tracer.clone();
+        let trace = RequestTrace::begin(&tracer, &self.key, items.iter().map(|item| item.trace.as_ref()), attempts);
         self.work.spawn(async move {
             let body = batch_body(items.iter().map(Item::json), &now().to_string(), gzip);
             let calls = items.iter().map(|item| item.id).collect();
@@ -495,13 +498,18 @@ impl Sender {
                     Response::Unanswered
                 }
             };
-            Done::Sent { batch, response, took: started.elapsed(), calls }
+            let took = started.elapsed();
+            if let Some(trace) = trace {
+                trace.end(&tracer, response);
+            }
+            Done::Sent { batch, response, took, calls }
         });
     }
 
     fn bury(&mut self, batch: BatchId, item: &Item, attempts: u32, status: u16) {
         let entry = refused(&self.key, item, attempts, status);
-        tracing::warn!(workspace = %self.key.0, connection = %self.key.1, status, message_id = message_id(item),
+        let trace_id = item.trace.as_ref().map(|trace| trace.trace_id());
+        tracing::warn!(workspace = %self.key.0, connection = %self.key.1, status, message_id = message_id(item), trace_id,
             "segment refuses a call by itself; it goes to the dead letters");
         let (bus, dead) = (self.shared.bus.clone(), self.dead.clone());
         self.work.spawn(async move {

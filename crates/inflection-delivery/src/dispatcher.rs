@@ -26,6 +26,7 @@ use concurrency::Concurrency;
 use lane::Lanes;
 
 use crate::suppression::Suppressed;
+use crate::trace::CallTrace;
 
 /// The share of a connection's rate that dead letters on their way back may take, in percent.
 const REPLAY_PERCENT: u32 = 10;
@@ -88,6 +89,8 @@ pub struct Item {
     pub id: u64,
     /// Key of the person; `None` where an older version has stored the call without it.
     pub person: Option<Hash128>,
+    /// The trace it belongs to, if it is traced.
+    pub trace: Option<Arc<CallTrace>>,
 }
 
 impl Item {
@@ -188,6 +191,29 @@ impl Response {
             Self::Answered { status, .. } => status,
             Self::Unanswered | Self::Forbidden => 0,
         }
+    }
+
+    /// What came of it, a word of the metric's list.
+    #[must_use]
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Answered { answer, .. } => match answer {
+                Answer::Accepted => "accepted",
+                Answer::Refused => "refused",
+                Answer::Unauthorized => "unauthorized",
+                Answer::Misconfigured => "misconfigured",
+                Answer::Throttled(_) => "throttled",
+                Answer::Unavailable(_) => "unavailable",
+            },
+            Self::Unanswered => "unanswered",
+            Self::Forbidden => "forbidden",
+        }
+    }
+
+    /// Whether its calls were taken.
+    #[must_use]
+    pub fn is_accepted(self) -> bool {
+        matches!(self, Self::Answered { answer: Answer::Accepted, .. })
     }
 }
 

@@ -8,6 +8,7 @@
 //! * `room`: how connections share memory;
 //! * `partition` and `connection`: the tasks around them, which read, send, wait and store;
 //! * `suppression`: whose calls are not sent;
+//! * `trace`: the spans of traced calls;
 //! * `hub`: which connections there are; `control`: what all workers know of them; `handle`: looking in and steering;
 //! * `dead_letters`: calls that will not be sent, and how they come back; `journal`: what was tried.
 //!
@@ -30,6 +31,7 @@ mod progress;
 mod room;
 mod service;
 mod suppression;
+mod trace;
 mod translate;
 
 pub use books::ConnectionKey;
@@ -47,4 +49,5 @@ pub use partition::PartitionError;
 pub use progress::{ProgressError, load_progress};
 pub use service::{DeliveryConfig, DeliveryError, start};
 pub use suppression::Suppressed;
+pub use trace::CallTrace;
 pub use translate::{Rendered, Translation, translate};

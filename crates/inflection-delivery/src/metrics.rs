@@ -1,6 +1,6 @@
-//! What delivery counts.
+//! What delivery counts, and where its spans go.
 
-use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Liveness, Registry};
+use inflection_telemetry::{CounterFamily, Gauge, GaugeFamily, Histogram, Liveness, Registry, Tracer};
 
 /// Metrics of the delivery stage.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct DeliveryMetrics {
     pub(crate) state: GaugeFamily,
     /// Where loops give signs of life.
     pub(crate) liveness: Liveness,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 impl DeliveryMetrics {
@@ -40,6 +42,13 @@ impl DeliveryMetrics {
             state: registry
                 .gauges("inflection_delivery_connection_state", "1 for what a connection does on this worker, else 0"),
             liveness: registry.liveness().clone(),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same with somewhere for spans to go.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 }

@@ -1,10 +1,13 @@
 //! Rendered calls of one message, in pages: memory of one size is used again and again, and a page leaves as soon as its
 //! calls are sent. Pure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use inflection_domain::Timestamp;
 
 use crate::dispatcher::{Item, Ticket};
+use crate::trace::CallTrace;
 use crate::translate::Rendered;
 
 /// Bytes of a page.
@@ -18,7 +21,7 @@ pub(crate) struct Pages {
     ticket: Ticket,
     received_at: Timestamp,
     page: Vec<u8>,
-    on_page: Vec<Rendered>,
+    on_page: Vec<(Rendered, Option<Arc<CallTrace>>)>,
     items: Vec<Item>,
     full_bytes: usize,
 }
@@ -36,8 +39,8 @@ impl Pages {
     }
 
     /// Takes a call that was rendered on the page.
-    pub(crate) fn push(&mut self, call: Rendered) {
-        self.on_page.push(call);
+    pub(crate) fn push(&mut self, call: Rendered, trace: Option<Arc<CallTrace>>) {
+        self.on_page.push((call, trace));
         if self.page.len() + USUAL_CALL_BYTES > PAGE_BYTES {
             self.turn();
             self.page = Vec::with_capacity(PAGE_BYTES);
@@ -64,13 +67,14 @@ impl Pages {
         self.full_bytes += self.page.capacity();
         let bytes = Bytes::from(std::mem::take(&mut self.page));
         let (ticket, received_at) = (self.ticket, self.received_at);
-        self.items.extend(self.on_page.drain(..).map(|at| Item {
+        self.items.extend(self.on_page.drain(..).map(|(at, trace)| Item {
             bytes: bytes.slice(at.start..at.end),
             split: at.item - at.start,
             ticket,
             received_at,
             id: at.id,
             person: Some(at.person),
+            trace,
         }));
     }
 }
@@ -94,7 +98,7 @@ mod tests {
             page.extend_from_slice(b"id");
             page.resize(page.len() + size, u8::try_from(number).unwrap());
             let (item, end) = (start + 2, page.len());
-            pages.push(Rendered { start, item, end, id: number as u64, person: Hash128::default() });
+            pages.push(Rendered { start, item, end, id: number as u64, person: Hash128::default() }, None);
         }
         let total: usize = sizes.iter().map(|size| size + 2 + size_of::<Item>()).sum();
         assert!(pages.memory_bytes() >= total && pages.memory_bytes() < 2 * total, "{}", pages.memory_bytes());

@@ -24,6 +24,7 @@ use crate::pages::Pages;
 use crate::progress::{Hold, Tracked};
 use crate::room::Room;
 use crate::suppression::Suppression;
+use crate::trace::{CallTrace, End};
 use crate::translate::{Translation, person_key, translate};
 
 /// Bytes of decisions read at once.
@@ -124,7 +125,8 @@ struct Output<'o> {
     pages: Pages,
     /// What is known of each call after the skipped ones; `None` is rendered.
     calls: Vec<Option<CallEnd>>,
-    dead: Vec<DeadLetter>,
+    /// With the trace of each, if it is traced.
+    dead: Vec<(DeadLetter, Option<Arc<CallTrace>>)>,
 }
 
 impl Output<'_> {
@@ -257,21 +259,22 @@ impl Reading {
             let letter = |reason: &str, item: Bytes| {
                 self.letter(decided, call, outlet, body.event_id.as_str(), reason.to_owned(), item)
             };
+            let trace = CallTrace::begin(decided.trace.as_deref());
             let page = output.pages.page();
             match translate(installation, &outlet.settings, decided, body, call, page) {
                 Translation::Rendered(at) if waited > outlet.settings.expire_after => {
                     let item = page.get(at.item..at.end).unwrap_or_default();
-                    output.dead.push(letter(EXPIRED, Bytes::copy_from_slice(item)));
+                    output.dead.push((letter(EXPIRED, Bytes::copy_from_slice(item)), trace));
                     page.truncate(at.start);
                     output.calls.push(Some(CallEnd::Dead));
                 }
                 Translation::Rendered(rendered) => {
-                    output.pages.push(rendered);
+                    output.pages.push(rendered, trace);
                     output.calls.push(None);
                 }
                 Translation::Filtered => output.calls.push(Some(CallEnd::Filtered)),
                 Translation::Invalid(invalid) => {
-                    output.dead.push(letter(&invalid.to_string(), Bytes::new()));
+                    output.dead.push((letter(&invalid.to_string(), Bytes::new()), trace));
                     output.calls.push(Some(CallEnd::Dead));
                 }
             }
@@ -282,7 +285,8 @@ impl Reading {
         tracing::error!(partition = self.partition, %error, "a fact's body cannot be read; its calls are dead");
         for call in output.uncounted(&decided.calls) {
             output.calls.push(Some(CallEnd::Dead));
-            output.dead.push(self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new()));
+            let letter = self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new());
+            output.dead.push((letter, CallTrace::begin(decided.trace.as_deref())));
         }
     }
 
@@ -311,18 +315,27 @@ impl Reading {
         }
     }
 
-    async fn bury(&self, outlet: &Outlet, letter: DeadLetter) -> Result<(), AppendError> {
+    async fn bury(
+        &self,
+        outlet: &Outlet,
+        letter: DeadLetter,
+        trace: Option<Arc<CallTrace>>,
+    ) -> Result<(), AppendError> {
         let (workspace, connection) = (outlet.key.0.as_str(), outlet.key.1.as_str());
         tracing::warn!(
             workspace,
             connection,
             reason = letter.reason,
             message_id = letter.message_id,
+            trace_id = trace.as_ref().map(|trace| trace.trace_id()),
             "a call that cannot be sent goes to the dead letters"
         );
-        let reason = if letter.reason == EXPIRED { EXPIRED } else { "invalid" };
+        let (reason, end) = if letter.reason == EXPIRED { (EXPIRED, End::Expired) } else { ("invalid", End::Invalid) };
         let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
         self.common.metrics.dead.with(&labels).add(1);
+        if let Some(trace) = trace {
+            trace.end(&self.common.metrics.tracer, &outlet.key, &letter.message_id, end);
+        }
         let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) };
         dead_letters::store(&self.common.bus, &outlet.dead, &entry).await
     }
@@ -335,8 +348,8 @@ impl Reading {
         connections: usize,
     ) -> Result<(), PartitionError> {
         for output in &mut outputs {
-            for letter in std::mem::take(&mut output.dead) {
-                self.bury(output.outlet, letter).await?;
+            for (letter, trace) in std::mem::take(&mut output.dead) {
+                self.bury(output.outlet, letter, trace).await?;
             }
             let metrics = &self.common.metrics;
             for (end, counter) in [(CallEnd::Filtered, &metrics.filtered), (CallEnd::Suppressed, &metrics.suppressed)] {

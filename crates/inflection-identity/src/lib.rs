@@ -4,6 +4,7 @@
 //! * `partition`: the loop around it: read, fold, append, purge, and recovery;
 //! * `snapshots`: the state as a blob now and then, so that recovery is short and the log can be truncated;
 //! * `budget`: how much memory the states of a process may take;
+//! * `trace`: the spans of traced events, around the fold;
 //! * `audit`: whether all ways to a state end in the same one;
 //! * `run`: all partitions.
 //!
@@ -15,6 +16,7 @@ mod metrics;
 mod partition;
 mod snapshots;
 mod step;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! What identity counts.
+//! What identity counts, and where its spans go.
 
-use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Liveness, Registry};
+use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Liveness, Registry, Tracer};
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct IdentityMetrics {
     pub(crate) snapshot_seconds: Histogram,
     /// Where loops give signs of life.
     pub(crate) liveness: Liveness,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 impl IdentityMetrics {
@@ -67,6 +69,13 @@ impl IdentityMetrics {
                 .counter("inflection_identity_snapshots_unreadable", "Snapshots that could not be used in a recovery"),
             snapshot_seconds: registry.seconds("inflection_identity_snapshot_seconds", "Time to take a snapshot"),
             liveness: registry.liveness().clone(),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same with somewhere for spans to go.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 }

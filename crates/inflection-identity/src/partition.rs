@@ -16,6 +16,7 @@ use crate::budget::{StateBudget, StateSize};
 use crate::metrics::IdentityMetrics;
 use crate::snapshots::{LoadError, SnapshotConfig, Snapshots};
 use crate::step::{Input, Step};
+use crate::trace::StepTrace;
 use crate::{IdentityConfig, Policies};
 
 /// Bytes of input read for one step.
@@ -224,8 +225,10 @@ impl Worker {
             if !Arc::ptr_eq(&now, &workspaces) {
                 (policies, workspaces) = (Policies::of(&now, &self.key), now);
             }
-            let work = self.pulse.work();
-            let Some((batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
+            let (began, work) = (SystemTime::now(), self.pulse.work());
+            let Some((mut batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
+            let (traced, tracer) = (step.take_traced(), &self.metrics.tracer);
+            let trace = StepTrace::begin(tracer, self.partition.index(), began, traced, &mut batch);
             let started = Instant::now();
             let payload = batch.encode();
             drop(work);
@@ -234,6 +237,9 @@ impl Worker {
             match self.append(fence, payload, shutdown).await? {
                 Some(sequence) => fence = sequence,
                 None => return Ok(()),
+            }
+            if let Some(trace) = trace {
+                trace.end(fence);
             }
             self.metrics.append_seconds.observe(started.elapsed());
             self.metrics.messages.add(1);

@@ -7,7 +7,7 @@ use inflection_domain::{
     Decision, Hash128, Head, PartitionState, PersonOrder, Released, Timestamp, Verdict, WorkspaceId,
 };
 use inflection_wire::{
-    Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
+    CarriedTrace, Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
 };
 
 use crate::Policies;
@@ -30,6 +30,21 @@ pub struct Step {
     state: PartitionState,
     totals: BTreeMap<WorkspaceId, WorkspaceTotals>,
     position: Position,
+    /// Of the traced events that were folded and not yet told of: few, and none in most steps.
+    traced: Vec<Traced>,
+}
+
+/// What became of a traced event.
+#[derive(Debug)]
+pub(crate) struct Traced {
+    /// As the event carried it.
+    pub(crate) trace: Box<[u8; 24]>,
+    pub(crate) workspace: WorkspaceId,
+    /// Its kind's name.
+    pub(crate) fact: &'static str,
+    /// Whether it was new.
+    pub(crate) verdict: &'static str,
+    pub(crate) calls: u64,
 }
 
 /// Input that is being folded: what is left of one message.
@@ -89,6 +104,7 @@ impl Step {
             state,
             totals: by_workspace(totals),
             position: Position { through: consumed_through, events: consumed_events },
+            traced: Vec::new(),
         }
     }
 
@@ -188,6 +204,11 @@ impl Step {
         Some((batch, counts))
     }
 
+    /// The traced events of the last step, in order.
+    pub(crate) fn take_traced(&mut self) -> Vec<Traced> {
+        std::mem::take(&mut self.traced)
+    }
+
     /// Decides the next held click whose time has come, if there is one.
     fn release(&mut self, policies: &Policies, counts: &mut Counts) -> Option<Option<Decided>> {
         let Released { head, body, verdict } =
@@ -199,7 +220,8 @@ impl Step {
             Verdict::Folded(decision) => {
                 counts.folded += 1;
                 totals.folded += 1;
-                told(head, body.into_vec().into(), decision, totals, counts)
+                // A hold outlasts what a trace is for: it ends with the click's arrival.
+                told((head, body.into_vec().into(), None), decision, totals, counts)
             }
             Verdict::Suppressed | Verdict::Duplicate => {
                 counts.suppressed += 1;
@@ -221,7 +243,7 @@ impl Step {
         policies: &Policies,
         counts: &mut Counts,
     ) -> Option<Decided> {
-        let Ok(Event { head, body }) = event else {
+        let Ok(Event { head, body, trace }) = event else {
             counts.undecodable += 1;
             self.unknown().undecodable += 1;
             return None;
@@ -234,6 +256,15 @@ impl Step {
                 .entry(head.workspace.clone())
                 .or_insert_with(|| WorkspaceTotals::new(head.workspace.clone())),
         };
+        if let Some(trace) = &trace {
+            let (verdict, calls) = match &verdict {
+                Verdict::Suppressed => ("suppressed", 0),
+                Verdict::Duplicate => ("duplicate", 0),
+                Verdict::Folded(decision) => ("new", decision.calls.len() as u64),
+            };
+            let (trace, workspace) = (trace.clone(), head.workspace.clone());
+            self.traced.push(Traced { trace, workspace, fact: head.kind.name(), verdict, calls });
+        }
         let decision = match verdict {
             Verdict::Suppressed => {
                 totals.suppressed += 1;
@@ -256,14 +287,13 @@ impl Step {
             totals.folded += 1;
             counts.folded += 1;
         }
-        told(head, body, decision, totals, counts)
+        told((head, body, trace), decision, totals, counts)
     }
 }
 
 /// Counts what a decision tells, and gives it. A fact without calls leaves its trace in the state and the totals only.
 fn told(
-    head: Head,
-    body: Bytes,
+    (head, body, trace): (Head, Bytes, CarriedTrace),
     decision: Decision,
     totals: &mut WorkspaceTotals,
     counts: &mut Counts,
@@ -282,6 +312,7 @@ fn told(
         calls: decision.calls,
         body,
         person: Some(head.person),
+        trace,
     })
 }
 

@@ -1,7 +1,7 @@
-//! What ingest counts.
+//! What ingest counts, and where its spans go.
 
 use inflection_domain::{Alias, WorkspaceId};
-use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Liveness, Registry};
+use inflection_telemetry::{Counter, CounterFamily, Gauge, Histogram, Liveness, Registry, Tracer};
 
 use crate::answer::Code;
 use crate::limits::Limit;
@@ -39,6 +39,8 @@ pub struct IngestMetrics {
     pub(crate) requests: CounterFamily,
     /// Where loops give signs of life.
     pub(crate) liveness: Liveness,
+    /// Where spans go.
+    pub(crate) tracer: Tracer,
 }
 
 impl IngestMetrics {
@@ -73,7 +75,14 @@ impl IngestMetrics {
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
             requests: registry.counters("inflection_ingest_requests", "Requests answered, by route and status"),
             liveness: registry.liveness().clone(),
+            tracer: Tracer::default(),
         }
+    }
+
+    /// The same with somewhere for spans to go.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Counts a request as refused because of a limit of its sender's. Limits are few, and workspaces are configured.

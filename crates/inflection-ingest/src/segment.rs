@@ -22,6 +22,7 @@ use crate::fact::Context;
 use crate::limits::Sender;
 use crate::senders::Senders;
 use crate::service::Service;
+use crate::trace::RequestTrace;
 use crate::writer::now;
 use crate::{auth, body, request};
 
@@ -67,11 +68,17 @@ impl Endpoint {
 
 impl Service {
     /// Answers one request of an SDK.
-    pub(crate) async fn segment(&self, request: Request<Body>, endpoint: Endpoint, id: &str) -> Response<Body> {
+    pub(crate) async fn segment(
+        &self,
+        request: Request<Body>,
+        endpoint: Endpoint,
+        id: &str,
+        trace: &mut RequestTrace,
+    ) -> Response<Body> {
         if request.method() != Method::POST {
             return self.refuse_calls(&Refusal::new(Code::MethodNotAllowed, "calls are posted"), id);
         }
-        match self.take_calls(request, endpoint, id).await {
+        match self.take_calls(request, endpoint, id, trace).await {
             Ok(answer) => answer,
             Err(refusal) => self.refuse_calls(&refusal, id),
         }
@@ -88,6 +95,7 @@ impl Service {
         request: Request<Body>,
         endpoint: Endpoint,
         id: &str,
+        trace: &mut RequestTrace,
     ) -> Result<Response<Body>, Refusal> {
         let senders = self.senders();
         let (head, body) = request.into_parts();
@@ -126,7 +134,7 @@ impl Service {
         })?;
         drop(envelope);
         self.admit_events(&senders, &sender, taken.facts.len())?;
-        self.store(&mut taken.facts, in_hand).await?;
+        self.store(&mut taken.facts, in_hand, trace).await?;
         self.count(&taken, workspace);
         Ok(answer(&taken))
     }

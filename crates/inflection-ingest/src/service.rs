@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 use inflection_bus::Bus;
 use inflection_control::Workspace;
 use inflection_domain::{Fact, InstallationKey, PartitionCount, WorkspaceId};
-use inflection_wire::{EventChunk, encode_event};
+use inflection_telemetry::TraceContext;
+use inflection_wire::{EventChunk, encode_traced_event};
 use tokio::time::timeout;
 
 use crate::aliases::Aliases;
@@ -26,6 +27,7 @@ use crate::rejected::Rejected;
 use crate::room::{NoRoom, Room};
 use crate::segment::Endpoint;
 use crate::senders::Senders;
+use crate::trace::RequestTrace;
 use crate::webhooks::{Amazon, SignatureClock, Tokens};
 use crate::writer::{CHUNK_BYTES, InHand, Writers, now};
 use crate::{auth, body, events, request};
@@ -122,6 +124,18 @@ impl Service {
 
     /// Answers one request.
     pub(crate) async fn call(self: Arc<Self>, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
+        let mut trace = RequestTrace::begin(&self.metrics.tracer, &request);
+        let response = self.answer(request, ambiguity, &mut trace).await;
+        trace.end(response.status());
+        response
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Body>,
+        ambiguity: Option<Ambiguity>,
+        trace: &mut RequestTrace,
+    ) -> Response<Body> {
         let id = self.request_id();
         let path = request.uri().path().to_owned();
         // Each door's callers read its own shape.
@@ -146,7 +160,7 @@ impl Service {
                 Ok(sender) => sender,
                 Err(refusal) => return refuse(refusal),
             };
-            return match self.events(request, &sender, &senders).await {
+            return match self.events(request, &sender, &senders, trace).await {
                 Ok(answer) => answer,
                 Err(refusal) => {
                     self.rejected.add(&sender.workspace, refusal.events());
@@ -155,10 +169,10 @@ impl Service {
             };
         }
         if let Some(endpoint) = Endpoint::of(&path) {
-            return self.segment(request, endpoint, &id).await;
+            return self.segment(request, endpoint, &id, trace).await;
         }
         match path.strip_prefix("/v1/webhooks/").and_then(|rest| rest.split_once('/')) {
-            Some((provider, token)) => self.webhook(request, provider, token, &id).await,
+            Some((provider, token)) => self.webhook(request, (provider, token), &id, trace).await,
             None => refuse(Refusal::new(Code::NotFound, "there is nothing here; events are posted to /v1/events")),
         }
     }
@@ -178,6 +192,7 @@ impl Service {
         request: Request<Body>,
         sender: &Sender,
         senders: &Senders,
+        trace: &mut RequestTrace,
     ) -> Result<Response<Body>, Refusal> {
         let workspace = &sender.workspace;
         let (head, body) = request.into_parts();
@@ -200,8 +215,8 @@ impl Service {
         let mut taken = events::take(&bytes, layout, priority, context, &ours)?;
         self.admit_events(senders, sender, taken.facts.len())?;
         match priority {
-            Priority::Live => self.store(&mut taken.facts, in_hand).await?,
-            Priority::Background => self.store_in_time(&mut taken.facts, in_hand).await?,
+            Priority::Live => self.store(&mut taken.facts, in_hand, trace).await?,
+            Priority::Background => self.store_in_time(&mut taken.facts, in_hand, trace).await?,
         }
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
@@ -289,30 +304,51 @@ impl Service {
 
     /// Stores facts, each in its person's partition, and returns once all are durable. When it fails, some may be: the sender
     /// sends all again, and the identity stage knows them by their ids.
-    pub(crate) async fn store(&self, facts: &mut [Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+    pub(crate) async fn store(
+        &self,
+        facts: &mut [Fact<'_>],
+        in_hand: InHand,
+        trace: &mut RequestTrace,
+    ) -> Result<(), Refusal> {
         let _until_stored = Waiting::new(&self.live_facts_waiting, facts.len());
-        self.store_in_time(facts, in_hand).await
+        self.store_in_time(facts, in_hand, trace).await
     }
 
-    async fn store_in_time(&self, facts: &mut [Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+    async fn store_in_time(
+        &self,
+        facts: &mut [Fact<'_>],
+        in_hand: InHand,
+        trace: &mut RequestTrace,
+    ) -> Result<(), Refusal> {
         let store = async {
             if let Err(error) = self.aliases.route(facts, &self.installation).await {
                 tracing::warn!(%error, "aliases of addresses cannot be looked up or kept");
                 return Err(unavailable());
             }
-            self.store_all(facts, in_hand).await
+            let traced = trace.sample(facts, self.partitions);
+            self.store_all(facts, &traced, in_hand).await
         };
-        timeout(STORE_WAIT, store).await.unwrap_or_else(|_elapsed| Err(unavailable()))
+        let stored = timeout(STORE_WAIT, store).await.unwrap_or_else(|_elapsed| Err(unavailable()));
+        trace.stored(stored.is_ok());
+        stored
     }
 
-    async fn store_all(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
+    /// `traced` has, in order, the numbers of the facts that are traced, and what is stored with them.
+    async fn store_all(
+        &self,
+        facts: &[Fact<'_>],
+        traced: &[(usize, [u8; TraceContext::BYTES])],
+        in_hand: InHand,
+    ) -> Result<(), Refusal> {
+        let mut traced = traced.iter().peekable();
         let mut chunks: Vec<Option<EventChunk>> = vec![None; usize::from(self.partitions.get())];
         let mut stored = Vec::new();
-        for fact in facts {
+        for (number, fact) in facts.iter().enumerate() {
             let partition = self.partitions.of(&fact.head.workspace, &fact.body.person);
             let Some(slot) = chunks.get_mut(usize::from(partition.index())) else { continue };
             let chunk = slot.get_or_insert_default();
-            encode_event(fact, chunk);
+            let trace = traced.next_if(|(traced, _)| *traced == number).map(|(_, trace)| trace);
+            encode_traced_event(fact, trace, chunk);
             if chunk.entries.len() >= CHUNK_BYTES
                 && let Some(full) = slot.take()
             {

@@ -75,6 +75,9 @@ pub(crate) struct EventStory {
     /// Further copies, under the same id, that identity has not looked at yet. They will be found to be duplicates.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) repeats_waiting: u64,
+    /// The trace it belongs to, if it was sampled and made a call or waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trace_id: Option<String>,
     /// Who it is about; not known of an event that made no call.
     pub(crate) identity: Option<IdentityStory>,
     /// Why there are no calls, when there are none.

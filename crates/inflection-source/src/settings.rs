@@ -10,6 +10,7 @@ use inflection_identity::StateBudget;
 use inflection_ingest::SignatureClock;
 use inflection_ownership::WorkerId;
 use inflection_segment::{Endpoint, Region};
+use inflection_telemetry::TraceSettings;
 
 use crate::admin::keys::Keys;
 use crate::cli::{ConfigFileArgs, FoldingArgs, ListenArgs, NatsArgs, SendingArgs, StandaloneArgs, TestClockArgs};
@@ -141,6 +142,13 @@ pub(crate) fn nats(args: &NatsArgs, config: &Config, name: &str) -> Result<NatsC
 pub(crate) fn worker(id: Option<&str>, admin: std::net::SocketAddr) -> WorkerId {
     let machine = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     id.map_or_else(|| WorkerId::new(format!("{}-{}", machine(), admin.port())), WorkerId::new)
+}
+
+/// Where traces go, from OpenTelemetry's own variables.
+pub(crate) fn traces() -> Result<Option<TraceSettings>, Failure> {
+    #[expect(clippy::disallowed_methods, reason = "the names are OpenTelemetry's, for all programs alike; read once")]
+    let variable = |name: &str| std::env::var(name).ok();
+    TraceSettings::read(variable).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// How delivery sends.

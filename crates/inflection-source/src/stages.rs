@@ -11,7 +11,7 @@ use inflection_domain::PartitionCount;
 use inflection_identity::{IdentityConfig, IdentityMetrics};
 use inflection_ingest::{IngestConfig, IngestMetrics, SignatureClock};
 use inflection_ownership::{Identity, Shares, WorkerId, join};
-use inflection_telemetry::Registry;
+use inflection_telemetry::{Exporting, Registry, TraceError, TraceSettings, Tracer};
 use inflection_wire::Installation;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -76,6 +76,7 @@ pub(crate) struct Stages {
     readiness: Arc<Readiness>,
     /// In the order of leaving: each stage's stop signal and its end.
     running: Vec<(&'static str, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    exporting: Exporting,
     admin: (CancellationToken, JoinHandle<anyhow::Result<()>>),
     /// Stops what goes on beside the stages.
     beside: CancellationToken,
@@ -94,14 +95,20 @@ pub(crate) struct Setup {
     pub(crate) installation: Installation,
     pub(crate) admin_listener: TcpListener,
     pub(crate) admin_keys: Keys,
+    /// Where spans go, and under which name of a service.
+    pub(crate) traces: Traces,
 }
+
+/// Settings of traces, and the name of the service in them.
+pub(crate) type Traces = (Option<TraceSettings>, &'static str);
 
 impl Stages {
     /// Starts the stages and the admin listener.
     pub(crate) async fn start(setup: Setup, mut wanted: Wanted) -> anyhow::Result<Self> {
-        let Setup { bus, config, read, installation, admin_listener, admin_keys } = setup;
+        let Setup { bus, config, read, installation, admin_listener, admin_keys, traces } = setup;
         let (directory, followed) = reload::follow(&config, read);
         let (registry, readiness, tasks) = (Registry::default(), Arc::new(Readiness::default()), TaskTracker::new());
+        let (tracer, exporting) = start_traces(&traces, &registry, &tasks)?;
         let mut running = Vec::new();
         let mut handle = None;
         let failed = CancellationToken::new();
@@ -119,7 +126,8 @@ impl Stages {
             let stop = CancellationToken::new();
             let (directory, installation) = (directory.clone(), installation.clone());
             let config = IngestConfig { listener, directory, installation, signature_clock };
-            let stage = inflection_ingest::run(config, bus.clone(), IngestMetrics::new(&registry), stop.clone());
+            let metrics = IngestMetrics::new(&registry).traced(tracer.clone());
+            let stage = inflection_ingest::run(config, bus.clone(), metrics, stop.clone());
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
         if let Some(Folding { snapshot_every_bytes, budget }) = wanted.identity.take() {
@@ -129,14 +137,15 @@ impl Stages {
             let (partitions, directory) = (installation.partitions, directory.clone());
             let key = installation.key.clone();
             let config = IdentityConfig { partitions, directory, key, snapshot_every_bytes, state_budget: budget };
-            let stage = inflection_identity::run(config, bus.clone(), IdentityMetrics::new(&registry), shares);
+            let metrics = IdentityMetrics::new(&registry).traced(tracer.clone());
+            let stage = inflection_identity::run(config, bus.clone(), metrics, shares);
             spawn("identity", stop, both(async move { stage.await.context("identity") }, member));
         }
         if let Some(Sending { limits, park_after }) = wanted.delivery {
             let stop = CancellationToken::new();
             let directory = directory.clone();
             let config = DeliveryConfig { directory, installation: installation.clone(), limits, park_after };
-            let metrics = DeliveryMetrics::new(&registry);
+            let metrics = DeliveryMetrics::new(&registry).traced(tracer);
             let (shares, member) = wanted.shares("delivery", &bus, installation.partitions, stop.clone());
             let (started, stage) = inflection_delivery::start(config, bus.clone(), metrics, shares).await?;
             handle = Some(started);
@@ -171,7 +180,8 @@ impl Stages {
         let ended = admin::start(admin, admin_listener, stop.clone()).context("the admin listener cannot start")?;
         let serving = tasks.spawn(async move { ended.await.context("the admin listener has panicked") });
         readiness.set(Phase::Serving);
-        Ok(Self { bus, installation, readiness, running, admin: (stop, serving), beside, tasks, failed })
+        let admin = (stop, serving);
+        Ok(Self { bus, installation, readiness, running, exporting, admin, beside, tasks, failed })
     }
 
     /// Runs until SIGTERM, SIGINT, or the end of a stage; then leaves in order.
@@ -197,6 +207,7 @@ impl Stages {
             outcome = outcome.and(result);
         }
         self.bus.close().await;
+        self.exporting.finish().await;
         let (stop, serving) = self.admin;
         stop.cancel();
         match tokio::time::timeout(ADMIN_DEADLINE, serving).await {
@@ -210,6 +221,14 @@ impl Stages {
         self.tasks.wait().await;
         outcome
     }
+}
+
+fn start_traces(
+    (settings, service): &Traces,
+    registry: &Registry,
+    tasks: &TaskTracker,
+) -> Result<(Tracer, Exporting), TraceError> {
+    Tracer::start(settings.as_ref(), service, env!("CARGO_PKG_VERSION"), registry, tasks)
 }
 
 /// Keeps the books among the metrics.

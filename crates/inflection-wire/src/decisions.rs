@@ -12,7 +12,7 @@ use prost::encoding::message;
 
 use crate::events::{Event, decode_event, encode_sealed, workspace};
 use crate::fields::{Fields, put_bytes, put_message, put_number};
-use crate::{DecodeError, enums, joined, key, keys, optional_key, pb, tombstone};
+use crate::{CarriedTrace, DecodeError, carried_trace, enums, joined, key, keys, optional_key, pb, tombstone};
 
 /// Memory that a thread keeps for writing messages, in bytes.
 const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -20,6 +20,8 @@ const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
 const DECISIONS: u32 = 3;
 /// Field of the changes of state.
 const CHANGES: u32 = 4;
+/// Field of a decision.
+const TRACE: u32 = 14;
 
 /// One step of the fold: output, change of state and input offset in one message.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -53,6 +55,8 @@ pub struct Decided {
     pub body: Bytes,
     /// Key of the person; `None` in messages of versions that did not write it.
     pub person: Option<Hash128>,
+    /// The trace it belongs to, if its event is traced.
+    pub trace: CarriedTrace,
 }
 
 /// Counts of one workspace in one partition since its beginning.
@@ -173,11 +177,14 @@ fn encode_decided(decided: &Decided, out: &mut Vec<u8>) {
     if let Some(person) = decided.person {
         put_bytes(out, 6, &person.to_bytes());
     }
+    if let Some(trace) = &decided.trace {
+        put_bytes(out, TRACE, &trace[..]);
+    }
 }
 
 fn decode_decided(decision: &[u8], message: &Bytes, last: &mut Option<WorkspaceId>) -> Result<Decided, DecodeError> {
     let (mut workspace_id, mut occurred_at, mut user) = ("", Timestamp::default(), "");
-    let (mut calls, mut body, mut person) = (Vec::new(), &[][..], &[][..]);
+    let (mut calls, mut body, mut person, mut trace) = (Vec::new(), &[][..], &[][..], None);
     let mut fields = Fields::of(decision);
     while let Some((number, field)) = fields.next()? {
         match number {
@@ -187,13 +194,15 @@ fn decode_decided(decision: &[u8], message: &Bytes, last: &mut Option<WorkspaceI
             4 => calls.push(decode_call(field.bytes())?),
             5 => body = field.bytes(),
             6 => person = field.bytes(),
+            TRACE => trace = carried_trace(field.bytes()),
             _ => {}
         }
     }
     let user = (!user.is_empty()).then(|| UserId::new(user).ok().ok_or(DecodeError::Field("user_id")));
     let workspace = workspace(workspace_id, last)?;
     let person = optional_key("person_key", person)?;
-    Ok(Decided { workspace, occurred_at, user: user.transpose()?, calls, body: message.slice_ref(body), person })
+    let (user, body) = (user.transpose()?, message.slice_ref(body));
+    Ok(Decided { workspace, occurred_at, user, calls, body, person, trace })
 }
 
 fn encode_call(call: &Call, out: &mut Vec<u8>) {
@@ -316,7 +325,7 @@ pub(crate) fn encode_held(number: u64, click: &HeldClick) -> pb::HeldClickState 
 }
 
 pub(crate) fn decode_held(pb: &pb::HeldClickState) -> Result<(u64, HeldClick), DecodeError> {
-    let Event { head, body } = decode_event(&pb.event, &pb.event, &mut None)?;
+    let Event { head, body, .. } = decode_event(&pb.event, &pb.event, &mut None)?;
     let until = Timestamp::from_ms(pb.until_ms);
     Ok((pb.number, HeldClick { until, burst: pb.burst, erased: pb.erased, head, body: body[..].into() }))
 }
@@ -483,6 +492,7 @@ mod tests {
                     calls: vec![call, Call::plain(CallKind::Page, CallKey::from_bytes([4; 16]))],
                     body: Bytes::from_static(b"sealed"),
                     person: Some(hash(12)),
+                    trace: Some(Box::new([13; 24])),
                 },
                 Decided {
                     workspace: workspace.clone(),
@@ -491,6 +501,7 @@ mod tests {
                     calls: vec![],
                     body: Bytes::new(),
                     person: None,
+                    trace: None,
                 },
             ],
             changes: changes(&workspace),

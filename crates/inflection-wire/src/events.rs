@@ -10,11 +10,13 @@ use inflection_domain::{
 
 use crate::body::encode_body;
 use crate::fields::{Fields, put_bytes, put_fixed64, put_message, put_number};
-use crate::{DecodeError, enums, key, optional_key};
+use crate::{CarriedTrace, DecodeError, carried_trace, enums, key, optional_key};
 
 const RECEIVED_AT_FIELD: u32 = 1;
 const EVENTS_FIELD: u32 = 2;
 const ORDERS_FIELD: u32 = 3;
+/// Field of an event.
+const TRACE_FIELD: u32 = 24;
 
 /// Encoded facts of one partition: entries of an [`EventBatch`], not yet a message.
 #[derive(Debug, Clone, Default)]
@@ -27,10 +29,18 @@ pub struct EventChunk {
 
 /// Appends one fact to a chunk.
 pub fn encode_event(fact: &Fact<'_>, chunk: &mut EventChunk) {
+    encode_traced_event(fact, None, chunk);
+}
+
+/// Appends one fact to a chunk, with the trace it belongs to.
+pub fn encode_traced_event(fact: &Fact<'_>, trace: Option<&[u8; 24]>, chunk: &mut EventChunk) {
     put_message(&mut chunk.entries, EVENTS_FIELD, |out| {
         encode_head(&fact.head, out);
         put_message(out, 16, |out| encode_body(&fact.body, out));
         encode_check(fact.head.machine, out);
+        if let Some(trace) = trace {
+            put_bytes(out, TRACE_FIELD, trace);
+        }
     });
     chunk.events += 1;
 }
@@ -107,6 +117,8 @@ pub struct Event {
     pub head: Head,
     /// The encoded body, shared with the message it came in.
     pub body: Bytes,
+    /// The trace it belongs to, if it is traced.
+    pub trace: CarriedTrace,
 }
 
 /// One bus message of facts.
@@ -181,7 +193,7 @@ pub(crate) fn decode_event(
     let (mut link_key, mut link_url, mut link_kind) = (0, "", LinkKind::default());
     let (mut occurred_at, mut bounce_class) = (Timestamp::default(), None);
     let (mut machine, mut check) = (false, MachineCheck::default());
-    let (mut scope, mut has_traits) = (0, false);
+    let (mut scope, mut has_traits, mut trace) = (0, false, None);
     let mut fields = Fields::of(event);
     while let Some((number, field)) = fields.next()? {
         match number {
@@ -205,6 +217,7 @@ pub(crate) fn decode_event(
             18 => check.policy = enums::machine_policy_from(field.number()),
             19 => check.timed = field.flag(),
             20 => check.hold_ms = u32::try_from(field.varint()).unwrap_or(u32::MAX),
+            TRACE_FIELD => trace = carried_trace(field.bytes()),
             _ => {}
         }
     }
@@ -227,7 +240,7 @@ pub(crate) fn decode_event(
         scope,
         has_traits,
     };
-    Ok(Event { head, body: message.slice_ref(body) })
+    Ok(Event { head, body: message.slice_ref(body), trace })
 }
 
 #[cfg(test)]
@@ -318,8 +331,9 @@ mod tests {
                 .map(|(index, kind)| fact(FactKind::ALL[*kind], &format!("e{index}"), user.as_deref(), &properties))
                 .collect();
             let mut chunks = [EventChunk::default(), EventChunk::default()];
+            let trace = |index: usize| index.is_multiple_of(3).then_some([u8::try_from(index).unwrap() + 1; 24]);
             for (index, fact) in facts.iter().enumerate() {
-                encode_event(fact, &mut chunks[usize::from(index >= split)]);
+                encode_traced_event(fact, trace(index).as_ref(), &mut chunks[usize::from(index >= split)]);
             }
             let written = event_batch(Timestamp::from_ms(99), &chunks);
             // The generated code agrees with the hand-written one: it understands the message, and is understood.
@@ -331,12 +345,23 @@ mod tests {
                 let batch = EventBatch::decode(&message).unwrap();
                 prop_assert_eq!(batch.received_at.as_ms(), 99);
                 prop_assert_eq!(batch.events.len(), facts.len());
-                for (event, fact) in batch.events.iter().zip(&facts) {
+                for (index, (event, fact)) in batch.events.iter().zip(&facts).enumerate() {
                     let event = event.as_ref().unwrap();
                     prop_assert_eq!(&event.head, &fact.head);
+                    prop_assert_eq!(event.trace.as_deref().copied(), trace(index));
                     prop_assert_eq!(&crate::decode_body(&event.body).unwrap(), &fact.body);
                 }
             }
+        }
+
+        #[test]
+        fn a_trace_of_another_form_is_no_trace_and_no_mistake(length in 0usize..40) {
+            let mut chunk = EventChunk::default();
+            encode_event(&fact(FactKind::Page, "e", None, ""), &mut chunk);
+            let mut generated = pb::EventBatch::decode(&event_batch(Timestamp::from_ms(1), &[chunk])[..]).unwrap();
+            generated.events[0].trace = vec![1; length].into();
+            let batch = EventBatch::decode(&generated.encode_to_vec().into()).unwrap();
+            prop_assert_eq!(batch.events[0].as_ref().unwrap().trace.is_some(), length == 24);
         }
 
         #[test]

@@ -35,7 +35,7 @@ pub use body::decode_body;
 pub use control::{ClosedWindow, OperatorHold};
 pub use decisions::{Decided, DecisionBatch, WorkspaceTotals};
 pub use delivery::{CallPosition, ConnectionTotals, DeadLetter, DeadLetterEntry, DeadLetterOutcome, DeliveryProgress};
-pub use events::{Event, EventBatch, EventChunk, encode_event, event_batch, order_batch};
+pub use events::{Event, EventBatch, EventChunk, encode_event, encode_traced_event, event_batch, order_batch};
 pub use installation::{Installation, OLDEST_READER, SCHEMA_VERSION};
 pub use ownership::{MemberRecord, OwnerRecord};
 pub use parked::{ParkedBatch, ParkedCall};
@@ -52,6 +52,15 @@ pub enum DecodeError {
     /// A field without which the message means nothing.
     #[error("field {0} is missing or invalid")]
     Field(&'static str),
+}
+
+/// The trace and span that a message carries beside an event: 16 and 8 bytes. Most events are not traced; for those this is an
+/// empty pointer here, and nothing in a message.
+pub type CarriedTrace = Option<Box<[u8; 24]>>;
+
+/// What stands in a `trace` field. A form of later versions is no reason to refuse an event: it is then not traced.
+fn carried_trace(field: &[u8]) -> CarriedTrace {
+    if field.is_empty() { None } else { <[u8; 24]>::try_from(field).ok().map(Box::new) }
 }
 
 /// A key that may be absent, as it is written.

@@ -9,7 +9,7 @@ use flate2::write::DeflateEncoder;
 use inflection_domain::{Hash128, Timestamp};
 use prost::Message as _;
 
-use crate::{ConnectionTotals, DecodeError, key_bytes, optional_key, pb};
+use crate::{CarriedTrace, ConnectionTotals, DecodeError, carried_trace, key_bytes, optional_key, pb};
 
 /// One message of a parked log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct ParkedCall {
     pub received_at: Timestamp,
     pub id: u64,
     pub person: Option<Hash128>,
+    pub trace: CarriedTrace,
 }
 
 impl ParkedBatch {
@@ -45,6 +46,7 @@ impl ParkedBatch {
             received_at_ms: call.received_at.as_ms(),
             id: call.id,
             person_key: key_bytes(call.person),
+            trace: call.trace.map_or(Bytes::new(), |trace| Bytes::copy_from_slice(&trace[..])),
         });
         let calls = pb::ParkedCalls { calls: calls.collect() }.encode_to_vec();
         let mut encoder = DeflateEncoder::new(Vec::with_capacity(calls.len() / 8), Compression::fast());
@@ -79,6 +81,7 @@ impl ParkedBatch {
                 received_at: Timestamp::from_ms(call.received_at_ms),
                 id: call.id,
                 person: optional_key("person_key", &call.person_key)?,
+                trace: carried_trace(&call.trace),
             })
         });
         Ok(Self { totals, calls: calls.collect::<Result<_, DecodeError>>()? })
@@ -114,6 +117,7 @@ mod tests {
             received_at: Timestamp::from_ms(5),
             id: number,
             person: number.is_multiple_of(2).then(Hash128::default),
+            trace: number.is_multiple_of(10).then(|| Box::new([7; 24])),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use inflection_segment::Answer;
 use inflection_wire::{DeadLetterEntry, DeadLetterOutcome};
 
 use super::status::{self, ConnectionState};
@@ -12,6 +11,17 @@ use super::{Done, Sender};
 use crate::dead_letters::{message_id, now};
 use crate::dispatcher::{Fate, Finished, Item, Response, Ticket, Trouble};
 use crate::journal::Attempt;
+use crate::trace::End;
+
+impl From<Fate> for End {
+    fn from(fate: Fate) -> Self {
+        match fate {
+            Fate::Accepted => Self::Accepted,
+            Fate::Dead => Self::Refused,
+            Fate::Suppressed => Self::Suppressed,
+        }
+    }
+}
 
 impl Sender {
     /// Tells the partitions which calls have ended.
@@ -25,6 +35,10 @@ impl Sender {
                 oldest = oldest.min(item.received_at.as_ms());
             }
             suppressed += usize::from(fate == Fate::Suppressed);
+            // The span of a call that was given away ended when it was parked.
+            if let Some(trace) = item.trace.as_ref().filter(|_| !orphan) {
+                trace.end(&self.shared.metrics.tracer, &self.key, message_id(&item), fate.into());
+            }
             match item.ticket {
                 Ticket::Decision { partition, .. } | Ticket::Parked { partition, .. } if orphan => {
                     if let Some(lane) = self.lanes.get_mut(&partition) {
@@ -89,18 +103,7 @@ impl Sender {
     }
 
     pub(super) fn note(&self, response: Response, took: Duration, wait: Duration, calls: Box<[u64]>) {
-        let outcome = match response {
-            Response::Answered { answer, .. } => match answer {
-                Answer::Accepted => "accepted",
-                Answer::Refused => "refused",
-                Answer::Unauthorized => "unauthorized",
-                Answer::Misconfigured => "misconfigured",
-                Answer::Throttled(_) => "throttled",
-                Answer::Unavailable(_) => "unavailable",
-            },
-            Response::Unanswered => "unanswered",
-            Response::Forbidden => "forbidden",
-        };
+        let outcome = response.outcome();
         let labels = [("workspace", self.key.0.as_str()), ("connection", self.key.1.as_str()), ("outcome", outcome)];
         self.shared.metrics.requests.with(&labels).add(1);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -132,7 +132,8 @@ impl Sender {
                 let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { return false };
                 let Some(totals) = tracked.with_parked(&self.key, items.len()) else { return false };
                 let (log, fence) = (lane.log.clone(), lane.park.fence());
-                self.work.spawn(parking::append(bus, log, fence, partition, items, totals));
+                let spans = (self.shared.metrics.tracer.clone(), self.key.clone());
+                self.work.spawn(parking::append(bus, log, fence, partition, items, totals, spans));
             }
             Todo::Read { after } => {
                 self.loads += 1;

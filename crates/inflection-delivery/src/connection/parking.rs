@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
 use inflection_domain::Timestamp;
+use inflection_telemetry::Tracer;
 use inflection_wire::{DecodeError, ParkedBatch, ParkedCall};
 
 use super::{Done, Failure};
 use crate::books::ConnectionKey;
-use crate::dead_letters::{self, now};
+use crate::dead_letters::{self, message_id, now};
 use crate::dispatcher::{Fate, Item, Ticket};
 use crate::park::Park;
 use crate::room::{Held, Room};
 use crate::suppression::Suppressed;
+use crate::trace::{CallTrace, End};
 
 /// Messages that a reader of a parked log fetches ahead; each is up to half a megabyte of calls.
 const PREFETCH_MESSAGES: usize = 4;
@@ -71,6 +73,7 @@ pub(super) async fn append(
     partition: u16,
     items: Vec<Item>,
     totals: inflection_wire::ConnectionTotals,
+    (tracer, key): (Tracer, ConnectionKey),
 ) -> Done {
     let mut tickets: BTreeMap<u64, usize> = BTreeMap::new();
     for item in &items {
@@ -84,12 +87,20 @@ pub(super) async fn append(
         received_at: item.received_at,
         id: item.id,
         person: item.person,
+        trace: item.trace.as_ref().map(|trace| Box::new(trace.to_bytes())),
     });
     let payload = ParkedBatch { totals, calls: calls.collect() }.encode();
-    drop(items);
+    let mut traced = items;
+    traced.retain(|item| item.trace.is_some());
+    traced.shrink_to_fit();
     loop {
         match bus.append(&log, Some(fence), payload.clone()).await {
-            Ok(sequence) => return Done::Parked { partition, sequence, tickets },
+            Ok(sequence) => {
+                for (item, trace) in traced.iter().filter_map(|item| Some((item, item.trace.as_ref()?))) {
+                    trace.end(&tracer, &key, message_id(item), End::Parked);
+                }
+                return Done::Parked { partition, sequence, tickets };
+            }
             Err(error @ (AppendError::Fenced { .. } | AppendError::TooLarge { .. })) => {
                 return Done::Failed(Failure::Park { partition, source: error });
             }
@@ -233,8 +244,9 @@ pub(super) async fn expire(
 /// A call of a parked log as the dispatcher takes it.
 pub(super) fn item(call: ParkedCall, partition: u16, sequence: u64) -> Item {
     let ticket = Ticket::Parked { partition, sequence };
-    let ParkedCall { call: bytes, event_id_bytes, received_at, id, person } = call;
-    Item { bytes, split: event_id_bytes as usize, ticket, received_at, id, person }
+    let ParkedCall { call: bytes, event_id_bytes, received_at, id, person, trace } = call;
+    let trace = CallTrace::begin(trace.as_deref());
+    Item { bytes, split: event_id_bytes as usize, ticket, received_at, id, person, trace }
 }
 
 /// The moment before which calls have waited too long.
@@ -261,7 +273,8 @@ mod tests {
         let person = |id| Head::person_key(&key.0, &PersonId::new(id).unwrap());
         let call = |id| {
             let (call, received_at) = (Bytes::from_static(b"e{}"), Timestamp::default());
-            item(ParkedCall { call, event_id_bytes: 1, received_at, id: 1, person: Some(person(id)) }, 0, 1)
+            let person = Some(person(id));
+            item(ParkedCall { call, event_id_bytes: 1, received_at, id: 1, person, trace: None }, 0, 1)
         };
         let installation = InstallationKey::new([7; 32]);
         let tombstone = Tombstone::of_person(&installation, person("p1"));

@@ -84,5 +84,6 @@ fn item(entry: DeadLetterEntry) -> Option<Item> {
         received_at: entry.at,
         id: id_of(&letter.message_id),
         person: letter.person,
+        trace: None,
     })
 }

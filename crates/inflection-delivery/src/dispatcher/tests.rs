@@ -30,7 +30,8 @@ fn item(partition: u16, number: u64) -> Item {
     let text = format!("e{partition}-{number}{{\"n\":\"{partition}-{number}\"}}");
     let split = text.find('{').unwrap();
     let ticket = Ticket::Decision { partition, sequence: number };
-    Item { bytes: Bytes::from(text), split, ticket, received_at: Timestamp::default(), id: number, person: None }
+    let (bytes, received_at) = (Bytes::from(text), Timestamp::default());
+    Item { bytes, split, ticket, received_at, id: number, person: None, trace: None }
 }
 
 fn letter(number: u64) -> Item {

@@ -37,7 +37,8 @@ fn accepted(park: &mut Park, count: usize) {
 }
 
 fn call(ticket: Ticket, id: u64) -> Item {
-    Item { bytes: Bytes::from_static(&BODY), split: 1, ticket, received_at: Timestamp::default(), id, person: None }
+    let (bytes, received_at) = (Bytes::from_static(&BODY), Timestamp::default());
+    Item { bytes, split: 1, ticket, received_at, id, person: None, trace: None }
 }
 
 fn decided(ids: impl IntoIterator<Item = u64>) -> Vec<Item> {

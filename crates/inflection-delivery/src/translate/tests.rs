@@ -56,6 +56,7 @@ fn render_one_of(
         calls: calls.to_vec(),
         body: bytes::Bytes::new(),
         person: None,
+        trace: None,
     };
     let mut out = b"before".to_vec();
     let installation = InstallationId::new("inst-1").unwrap();

@@ -4,7 +4,7 @@ use inflection_domain::{
     Body, EventId, Fact, FactKind, Head, InstallationKey, LinkKind, LinkRef, MachineCheck, MailRef, OrderKind,
     PersonId, Tombstone, UserId,
 };
-use inflection_wire::{EventChunk, encode_event, event_batch, order_batch};
+use inflection_wire::{EventChunk, encode_event, encode_traced_event, event_batch, order_batch};
 use proptest::prelude::*;
 
 use super::*;
@@ -159,4 +159,21 @@ fn what_cannot_be_read_is_counted_and_passed() {
     let mut step = Step::default();
     let (batch, counts) = step.fold(&mut inputs, &policies(), usize::MAX).unwrap();
     assert_eq!((counts.undecodable, counts.folded, batch.consumed_through), (1, 1, 2));
+}
+
+#[test]
+fn a_traced_event_is_told_of_and_its_decision_carries_the_trace() {
+    let (mut chunk, opened) = (EventChunk::default(), fact(FactKind::EmailOpened, "e1", 1, 0));
+    encode_traced_event(&opened, Some(&[7; 24]), &mut chunk);
+    encode_event(&fact(FactKind::EmailOpened, "e2", 2, 0), &mut chunk);
+    // A repeat, under a trace of its own.
+    encode_traced_event(&opened, Some(&[8; 24]), &mut chunk);
+    let mut inputs = VecDeque::from([Input::new(1, &event_batch(Timestamp::from_ms(1), &[chunk]))]);
+    let mut step = Step::default();
+    let (batch, _) = step.fold(&mut inputs, &policies(), usize::MAX).unwrap();
+    let told: Vec<_> = step.take_traced().iter().map(|one| (one.trace[0], one.verdict, one.calls)).collect();
+    assert_eq!(told, [(7, "new", 2), (8, "duplicate", 0)]);
+    let carried: Vec<_> = batch.decisions.iter().map(|decided| decided.trace.as_deref().copied()).collect();
+    assert_eq!(carried, [Some([7; 24]), None]);
+    assert!(step.take_traced().is_empty(), "once");
 }

@@ -53,6 +53,7 @@ use crate::fact::Context;
 use crate::limits::{Sender, Source};
 use crate::senders::Senders;
 use crate::service::{STORE_WAIT, Service};
+use crate::trace::RequestTrace;
 use crate::writer::{InHand, now};
 use crate::{body, request};
 
@@ -137,9 +138,9 @@ impl Service {
     pub(crate) async fn webhook(
         &self,
         request: Request<Body>,
-        provider: &str,
-        token: &str,
+        (provider, token): (&str, &str),
         id: &str,
+        trace: &mut RequestTrace,
     ) -> Response<Body> {
         // Consoles probe with unsigned reads before they show a key.
         if request.method() == Method::GET || request.method() == Method::HEAD {
@@ -151,7 +152,7 @@ impl Service {
         if request.method() != Method::POST {
             return self.refuse_webhook(&Refusal::new(Code::MethodNotAllowed, "webhooks are posted"), id);
         }
-        match self.take_webhook(request, provider, token).await {
+        match self.take_webhook(request, provider, token, trace).await {
             Ok(()) => Response::new(Body::from("ok")),
             Err(refusal) => self.refuse_webhook(&refusal, id),
         }
@@ -179,7 +180,13 @@ impl Service {
         answer
     }
 
-    async fn take_webhook(&self, request: Request<Body>, provider: &str, token: &str) -> Result<(), Refusal> {
+    async fn take_webhook(
+        &self,
+        request: Request<Body>,
+        provider: &str,
+        token: &str,
+        trace: &mut RequestTrace,
+    ) -> Result<(), Refusal> {
         let (head, body) = request.into_parts();
         let headers = &head.headers;
         let gzip = request::is_gzip(headers)?;
@@ -213,7 +220,7 @@ impl Service {
             return Err(hook.doubt(invalid(), headers));
         }
         match (hook.adapter.events)(&delivery) {
-            Some(events) => self.take_events(&senders, hook, &delivery, &events, in_hand).await,
+            Some(events) => self.take_events(&senders, hook, &delivery, &events, in_hand, trace).await,
             None => self.take_unreadable(hook, &body).await,
         }
     }
@@ -226,6 +233,7 @@ impl Service {
         delivery: &Delivery<'_>,
         events: &Events<'_>,
         in_hand: InHand,
+        trace: &mut RequestTrace,
     ) -> Result<(), Refusal> {
         let _facts_in_hand = self.reserve_webhook(Some(&hook.workspace), events.len() * FACT_BYTES)?;
         let machine = senders.machine(&hook.workspace);
@@ -238,7 +246,7 @@ impl Service {
         }
         // Over both: a provider waits for its answer once.
         let by = Instant::now() + STORE_WAIT;
-        self.store(&mut parsed.facts, in_hand).await?;
+        self.store(&mut parsed.facts, in_hand, trace).await?;
         self.keep_rejected(hook, &mut parsed, by).await;
         for (name, count) in &parsed.ignored {
             self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);

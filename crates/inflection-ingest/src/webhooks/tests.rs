@@ -37,7 +37,7 @@ impl Desk {
     }
 
     async fn send(&self, request: Request<Body>) -> Response<Body> {
-        self.service.webhook(request, self.provider.name(), TOKEN, "req_1").await
+        self.service.webhook(request, (self.provider.name(), TOKEN), "req_1", &mut RequestTrace::default()).await
     }
 
     async fn kept(&self) -> Option<String> {

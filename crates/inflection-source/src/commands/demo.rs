@@ -56,7 +56,8 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let installation = install::load(&bus, &config.installation, partitions).await?;
     let (sending, identity) = (settings::sending(&flags.sending), Some(settings::folding(&flags.folding)));
     let read = Read::new(move || settings::standalone(&flags));
-    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys: Keys::default() };
+    let traces = (settings::traces()?, "inflection-demo");
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys: Keys::default(), traces };
     let wanted =
         Wanted { ingest: Some((listener, SignatureClock::System)), identity, delivery: Some(sending), worker: None };
     let stages = Stages::start(setup, wanted).await?;

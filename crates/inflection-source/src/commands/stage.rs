@@ -32,11 +32,21 @@ impl Stage {
             Self::Delivery => "delivery",
         }
     }
+
+    /// The name of the service in traces.
+    fn service(&self) -> &'static str {
+        match self {
+            Self::Ingest(_) => "inflection-ingest",
+            Self::Identity => "inflection-identity",
+            Self::Delivery => "inflection-delivery",
+        }
+    }
 }
 
 /// Runs one stage.
 pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let config = settings::file(&args.file)?;
+    let traces = (settings::traces()?, stage.service());
     let admin_keys = settings::admin_keys(&args.listen).map_err(Failure::Usage)?;
     if config.workspaces.is_empty() {
         return Err(Failure::Usage("give a --config file with workspaces".to_owned()));
@@ -60,7 +70,7 @@ pub(crate) async fn run(args: StageArgs, stage: Stage) -> Result<End, Failure> {
     let worker = settings::worker(args.worker_id.as_deref(), args.listen.admin_listen);
     let file = args.file;
     let read = Read::new(move || settings::file(&file));
-    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys };
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys, traces };
     let wanted = Wanted {
         ingest,
         identity: matches!(stage, Stage::Identity).then(|| settings::folding(&args.folding)),

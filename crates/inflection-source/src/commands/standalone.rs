@@ -18,6 +18,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
         (Err(Failure::Usage(mistakes)), Err(mistake)) => return Err(Failure::Usage(format!("{mistakes}\n{mistake}"))),
         (Err(failure), _) => return Err(failure),
     };
+    let traces = (settings::traces()?, "inflection-standalone");
     let data_dir = args.data_dir.clone().or_else(|| config.bus.data_dir.clone()).context("checked by settings")?;
     let mut embedded = EmbeddedConfig::new(data_dir.clone());
     embedded.disk_bytes_max = config.bus.disk_bytes_max.unwrap_or(embedded.disk_bytes_max);
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
     let sending = settings::sending(&args.sending);
     let identity = Some(settings::folding(&args.folding));
     let read = Read::new(move || settings::standalone(&args));
-    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys };
+    let setup = Setup { bus, config, read, installation, admin_listener, admin_keys, traces };
     let wanted = Wanted { ingest: Some((listener, clock)), identity, delivery: Some(sending), worker: None };
     Stages::start(setup, wanted).await?.until_signal().await?;
     Ok(End::Done)

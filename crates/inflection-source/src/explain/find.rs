@@ -11,7 +11,10 @@ use inflection_domain::{
     Body, ConnectionId, EventId, Hash128, Head, InstallationId, MessageId, PartitionCount, PersonId, Timestamp,
     WorkspaceId,
 };
-use inflection_wire::{CallPosition, Decided, DecisionBatch, DecodeError, Event, EventBatch, decode_body};
+use inflection_telemetry::TraceContext;
+use inflection_wire::{
+    CallPosition, CarriedTrace, Decided, DecisionBatch, DecodeError, Event, EventBatch, decode_body,
+};
 use memchr::memmem::Finder;
 
 use super::EVENTS_MAX;
@@ -30,6 +33,8 @@ pub(super) struct Found {
     pub(super) sequence: Sequence,
     pub(super) received_at: Timestamp,
     pub(super) repeats_waiting: u64,
+    /// The trace it belongs to, if it is traced.
+    pub(super) trace_id: Option<String>,
     pub(super) hop: Hop,
 }
 
@@ -122,6 +127,7 @@ struct Waiting {
     workspace: WorkspaceId,
     event_id: EventId,
     person: PersonId,
+    trace_id: Option<String>,
 }
 
 /// How far identity has come in an event log.
@@ -245,10 +251,11 @@ impl<'w> Wanted<'w> {
             let (before, conflicts) = books(batch, &decided.workspace);
             let place = Place { sequence, in_message, in_all: before + u64::from(in_message) };
             let (event_id, workspace) = (body.event_id.clone(), decided.workspace.clone());
+            let trace_id = trace_id(&decided.trace);
             // Without the body, which would keep the whole message in memory.
             let decided = Decided { body: Default::default(), ..decided.clone() };
             let hop = Hop::Decided(Box::new(DecidedEvent { decided, body, place, conflicts }));
-            found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, hop });
+            found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, trace_id, hop });
         }
         let Some(event_id) = &self.event else { return found };
         for EventKey { workspace, key, .. } in &self.keys {
@@ -264,7 +271,17 @@ impl<'w> Wanted<'w> {
             };
             if batch.changes.seen.contains(key) || matches!(hop, Hop::Waiting { .. }) {
                 let (event_id, workspace) = (event_id.clone(), workspace.clone());
-                found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, hop });
+                let trace_id = None;
+                found.push(Found {
+                    event_id,
+                    workspace,
+                    partition,
+                    sequence,
+                    received_at,
+                    repeats_waiting,
+                    trace_id,
+                    hop,
+                });
             }
         }
         found
@@ -279,7 +296,7 @@ impl<'w> Wanted<'w> {
         let Ok(batch) = EventBatch::decode(&payload) else { return Vec::new() };
         let mut waiting = Vec::new();
         for (index, event) in (0u32..).zip(batch.events) {
-            let Ok(Event { head, body }) = event else { continue };
+            let Ok(Event { head, body, trace }) = event else { continue };
             let Some(body) = self.named(&body) else { continue };
             waiting.push(Waiting {
                 previous,
@@ -290,10 +307,16 @@ impl<'w> Wanted<'w> {
                 workspace: head.workspace,
                 event_id: body.event_id,
                 person: body.person,
+                trace_id: trace_id(&trace),
             });
         }
         waiting
     }
+}
+
+/// The id of the trace that an event carries.
+fn trace_id(carried: &CarriedTrace) -> Option<String> {
+    carried.as_deref().and_then(TraceContext::from_bytes).map(|trace| trace.trace_id())
 }
 
 /// Whether a text has the form of our messageIds.
@@ -441,13 +464,14 @@ impl<'s> Search<'s> {
 fn undecided(waiting: Vec<Waiting>, partition: u16) -> Vec<Found> {
     let mut first: Vec<Found> = Vec::new();
     for copy in waiting {
-        let Waiting { sequence, received_at, occurred_at, workspace, event_id, person, .. } = copy;
+        let Waiting { sequence, received_at, occurred_at, workspace, event_id, person, trace_id, .. } = copy;
         if let Some(found) = first.iter_mut().find(|found| found.is(&workspace, &event_id)) {
             found.repeats_waiting += 1;
             continue;
         }
         let hop = Hop::Waiting { occurred_at, person, held: false };
-        first.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting: 0, hop });
+        let repeats_waiting = 0;
+        first.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, trace_id, hop });
     }
     first
 }

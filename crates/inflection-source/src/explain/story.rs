@@ -84,6 +84,7 @@ pub(super) fn event(found: &Found, calls: Vec<CallStory>, addresses: bool) -> Ev
         occurred_at: occurred_at.map(|occurred_at| occurred_at.to_string()),
         verdict,
         repeats_waiting: found.repeats_waiting,
+        trace_id: found.trace_id.clone(),
         identity,
         why: why.map(str::to_owned),
         calls,

@@ -75,6 +75,7 @@ fn decided(fact: &Fact<'_>, user: Option<&str>) -> Decided {
         calls,
         body: event.body,
         person: Some(fact.head.person),
+        trace: event.trace,
     }
 }
 
@@ -134,7 +135,8 @@ impl Install {
     async fn park(&self, totals: ConnectionTotals, message_id: &str) {
         let id = MessageId::high_of(message_id);
         let received_at = Timestamp::from_ms(RECEIVED_AT);
-        let calls = vec![ParkedCall { call: Default::default(), event_id_bytes: 0, received_at, id, person: None }];
+        let call = Default::default();
+        let calls = vec![ParkedCall { call, event_id_bytes: 0, received_at, id, person: None, trace: None }];
         let log = Log::new("parked.acme.prod.0").unwrap();
         self.bus.append(&log, None, ParkedBatch { totals, calls }.encode()).await.unwrap();
     }

@@ -32,6 +32,9 @@ impl fmt::Display for EventStory {
         if self.repeats_waiting > 0 {
             writeln!(f, "  repeated  {} more under this id wait for identity", self.repeats_waiting)?;
         }
+        if let Some(trace_id) = &self.trace_id {
+            writeln!(f, "  traced    {trace_id}")?;
+        }
         if let Some(IdentityStory { user_id, person_id, why }) = &self.identity {
             let user = user_id.as_ref().map_or("anonymous".to_owned(), |user| format!("user {}", plain(user)));
             writeln!(f, "  identity  person {}, {user}: {why}", plain(person_id))?;
@@ -107,6 +110,7 @@ mod tests {
             occurred_at: Some("2026-01-31T23:59:57.000Z".to_owned()),
             verdict: Verdict::New,
             repeats_waiting: 2,
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
             identity: Some(IdentityStory { user_id: None, person_id: "p\n1".to_owned(), why: "so it is".to_owned() }),
             why: None,
             calls: vec![
@@ -125,6 +129,7 @@ event e-1
   received  2026-01-31T23:59:58.000Z for workspace acme, happened 2026-01-31T23:59:57.000Z
   decided   message 17 of decisions.3
   repeated  2 more under this id wait for identity
+  traced    0af7651916cd43dd8448eb211c80319c
   identity  person p\u{fffd}1, anonymous: so it is
   call      Email Opened to prod: accepted  infl_1
     attempt 2026-01-31T23:59:59.123Z  no answer  unanswered after 3 ms, then nothing was sent for 500 ms

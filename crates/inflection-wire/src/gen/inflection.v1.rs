@@ -107,6 +107,10 @@ pub struct Event {
     /// How long a click is held in log time, to be judged with those that come after it. 0: not at all.
     #[prost(uint32, tag = "20")]
     pub hold_ms: u32,
+    /// Of a traced event: 16 bytes of the trace's id and 8 of the span that stored it (W3C Trace Context). Empty when the event
+    /// was not sampled.
+    #[prost(bytes = "bytes", tag = "24")]
+    pub trace: ::prost::bytes::Bytes,
 }
 /// What a fact says beyond what identity decides by. Delivery renders calls from it. Empty means absent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -483,6 +487,9 @@ pub struct Decision {
     /// Key of the person, as in the Event: delivery knows by it whose call is suppressed.
     #[prost(bytes = "bytes", tag = "6")]
     pub person_key: ::prost::bytes::Bytes,
+    /// Of a traced event, as in the Event; the span is the one that stored the decision.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub trace: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Call {
@@ -854,6 +861,9 @@ pub struct ParkedCall {
     /// Key of the person; empty in messages of versions that knew no suppression.
     #[prost(bytes = "bytes", tag = "5")]
     pub person_key: ::prost::bytes::Bytes,
+    /// Of a traced event, as in the Event; the span is the one that parked the call.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub trace: ::prost::bytes::Bytes,
 }
 /// A connection asked not to be sent to for a while (Retry-After); it holds for every worker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
