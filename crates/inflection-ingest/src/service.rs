@@ -30,6 +30,8 @@ use crate::{auth, body, events, request};
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
 /// The same for providers' webhooks.
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of a usual fact when it is encoded, rather more than less: to guess how much memory a request's facts take.
+const USUAL_FACT_BYTES: usize = 640;
 /// The unit in which those bytes are counted.
 const PERMIT_BYTES: usize = 1024;
 /// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may
@@ -217,10 +219,11 @@ impl Service {
     async fn store_all(&self, facts: &[Fact<'_>], in_hand: InHand) -> Result<(), Refusal> {
         let mut chunks: Vec<Option<EventChunk>> = vec![None; usize::from(self.partitions.get())];
         let mut stored = Vec::new();
+        let expected = (facts.len() * USUAL_FACT_BYTES / chunks.len().max(1)).clamp(USUAL_FACT_BYTES, CHUNK_BYTES);
         for fact in facts {
             let partition = self.partitions.of(&fact.head.workspace, &fact.body.person);
             let Some(slot) = chunks.get_mut(usize::from(partition.index())) else { continue };
-            let chunk = slot.get_or_insert_default();
+            let chunk = slot.get_or_insert_with(|| EventChunk::with_capacity(expected));
             encode_event(fact, chunk);
             if chunk.entries.len() >= CHUNK_BYTES
                 && let Some(full) = slot.take()
