@@ -111,7 +111,15 @@ impl<'k> Text<'k> {
     #[inline]
     fn part(&mut self, pieces: &[&[u8]]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.put(&(length as u64).to_le_bytes());
+        let length = (length as u64).to_le_bytes();
+        // A number is stored as one, not copied by its bytes.
+        match self.short.get_mut(self.used..).and_then(|rest| rest.first_chunk_mut()) {
+            Some(place) if self.long.is_none() => {
+                *place = length;
+                self.used += length.len();
+            }
+            _ => self.put_long(&length),
+        }
         pieces.iter().for_each(|piece| self.put(piece));
     }
 
