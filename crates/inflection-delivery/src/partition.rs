@@ -229,9 +229,9 @@ impl Reading {
         outlets: &'o Outlets,
         sequence: u64,
         message_bytes: usize,
-    ) -> HashMap<WorkspaceId, Vec<Output<'o>>> {
+    ) -> BTreeMap<WorkspaceId, Vec<Output<'o>>> {
         let ticket = Ticket::Decision { partition: self.partition, sequence };
-        let mut outputs: HashMap<WorkspaceId, Vec<Output<'o>>> = HashMap::new();
+        let mut outputs: BTreeMap<WorkspaceId, Vec<Output<'o>>> = BTreeMap::new();
         self.tracked.update(|books| {
             for decided in &batch.decisions {
                 if outputs.contains_key(&decided.workspace) {

@@ -1,5 +1,7 @@
 //! From a decision to rendered items, under a connection's settings. Pure.
 
+use std::borrow::Cow;
+
 use inflection_control::{Connection, EmailPolicy, Naming, Uniqueness};
 use inflection_domain::{
     Body, Call, CallKind, EmailAddress, Hash128, Head, InstallationId, MachineTimes, MessageId, members,
@@ -9,8 +11,12 @@ use inflection_segment::{Call as SegmentCall, Invalid, Kind};
 use inflection_wire::Decided;
 use ring::digest::{SHA256, digest};
 
-/// The version that Segment and the customer see.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What every context says of us; Segment asks every partner for its own name in the first member.
+const INTEGRATION: &str =
+    concat!("\"integration\":{\"name\":\"Inflection\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
+/// The library that makes the calls, unless the sender's is known.
+const LIBRARY: &str =
+    concat!("\"library\":{\"name\":\"inflection-source\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
 
 /// One call of a decision on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,15 +57,15 @@ pub fn translate(
         return Translation::Filtered;
     }
     let id = MessageId::new(installation, &decided.workspace, &connection.id, call.key);
-    let message_id = id.to_string();
-    let timestamp = decided.occurred_at.to_rfc3339();
+    let (message_id, timestamp) = (id.to_ascii(), decided.occurred_at.to_rfc3339());
     let email = body.email.as_ref().and_then(|address| email(connection.email, address));
     let anonymous = decided.user.is_none() || call.links;
     let kind = kind(connection.naming, body, call);
     let segment = SegmentCall {
         kind,
-        message_id: &message_id,
-        timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(), // ASCII by construction
+        // ASCII by construction, both.
+        message_id: std::str::from_utf8(&message_id).unwrap_or_default(),
+        timestamp: std::str::from_utf8(&timestamp).unwrap_or_default(),
         user_id: decided.user.as_ref().map(|user| user.as_str()),
         anonymous_id: anonymous.then(|| body.person.as_str()),
         integrations: if of_another_call(decided, body, call) { "" } else { &body.integrations },
@@ -164,9 +170,9 @@ fn event_name(naming: Naming, kind: CallKind) -> &'static str {
 }
 
 /// The address as this connection passes it on.
-fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<String> {
+fn email(policy: EmailPolicy, address: &EmailAddress) -> Option<Cow<'_, str>> {
     match policy {
-        EmailPolicy::Plain => Some(address.as_str().to_owned()),
+        EmailPolicy::Plain => Some(address.as_str().into()),
         EmailPolicy::Sha256 => {
             let hash = digest(&SHA256, address.lookup_key().as_bytes());
             Some(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
@@ -197,15 +203,9 @@ fn sends_trait(policy: EmailPolicy, body: &Body<'_>) -> bool {
 
 /// `given` is the context of the sender's own call; most facts have none.
 fn write_context(context: &mut Object<'_>, policy: EmailPolicy, trait_email: Option<&str>, given: &str) {
-    context.object("integration", |integration| {
-        integration.text("name", "Inflection");
-        integration.text("version", VERSION);
-    });
+    context.members(INTEGRATION);
     if !members::has(given, "library") {
-        context.object("library", |library| {
-            library.text("name", "inflection-source");
-            library.text("version", VERSION);
-        });
+        context.members(LIBRARY);
     }
     let mut traits = "";
     for member in members::of(given) {
@@ -240,7 +240,7 @@ fn write_own_traits(object: &mut Object<'_>, policy: EmailPolicy, traits: &str) 
         // Segment matches the names of group traits without regard to case (Segment docs, Spec: Group).
         if member.key.eq_ignore_ascii_case("email") {
             let address = members::string(member.value).and_then(|text| EmailAddress::new(&text).ok());
-            let email = address.and_then(|address| email(policy, &address));
+            let email = address.as_ref().and_then(|address| email(policy, address));
             object.text_if(&member.key, email.as_deref());
         } else {
             object.members(member.written);
@@ -268,7 +268,8 @@ fn external_id(policy: EmailPolicy, written: &str) -> Option<String> {
     if !says("type").is_some_and(|kind| kind.eq_ignore_ascii_case("email")) {
         return Some(written.to_owned());
     }
-    let hashed = email(policy, &EmailAddress::new(&says("id")?).ok()?)?;
+    let address = EmailAddress::new(&says("id")?).ok()?;
+    let hashed = email(policy, &address)?;
     let members = members::of(own).map(|member| match &*member.key {
         "id" => format!("\"id\":\"{hashed}\""),
         _ => member.written.to_owned(),
@@ -354,6 +355,10 @@ fn write_track(
     object.text_if("provider_message_id", body.provider_message_id.as_deref());
     object.members(&body.properties);
 }
+
+/// The version that Segment and the customer see.
+#[cfg(test)]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]
 mod golden;

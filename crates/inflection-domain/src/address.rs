@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::ids::has_control;
+
 /// Why a text is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAddress {
@@ -26,7 +28,7 @@ impl EmailAddress {
     /// # Errors
     /// [`InvalidAddress`] says what is wrong.
     pub fn new(text: &str) -> Result<Self, InvalidAddress> {
-        if text.chars().any(char::is_control) {
+        if has_control(text) {
             return Err(InvalidAddress::ControlCharacter);
         }
         let bare = match text.trim().strip_suffix('>').and_then(|named| named.rsplit_once('<')) {
@@ -34,8 +36,13 @@ impl EmailAddress {
             None => text.trim(),
         };
         let (local, host) = bare.rsplit_once('@').ok_or(InvalidAddress::Malformed)?;
-        let plain =
-            |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c == '<' || c == '>');
+        // Of white space in ASCII only the blank is no control character.
+        let apart = |byte: u8| matches!(byte, b' ' | b'<' | b'>');
+        let plain = |part: &str| {
+            let (apart, ascii) =
+                part.bytes().fold((false, true), |(found, ascii), byte| (found | apart(byte), ascii & byte.is_ascii()));
+            !part.is_empty() && !apart && (ascii || !part.contains(char::is_whitespace))
+        };
         let host_ok = plain(host) && !host.contains('@') && !host.starts_with('.') && !host.ends_with('.');
         if bare.len() > Self::BYTES_MAX || local.len() > 64 || !plain(local) || !host_ok {
             return Err(InvalidAddress::Malformed);

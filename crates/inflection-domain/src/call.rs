@@ -242,6 +242,16 @@ impl MessageId {
         ))
     }
 
+    /// The id in ASCII.
+    #[must_use]
+    pub fn to_ascii(self) -> [u8; 37] {
+        let mut text = *b"infl_00000000000000000000000000000000";
+        if let Some((_prefix, digits)) = text.split_last_chunk_mut() {
+            *digits = self.0.to_hex();
+        }
+        text
+    }
+
     /// First half of the hash: the first sixteen digits after the prefix. Enough to tell calls of one process apart.
     #[must_use]
     pub fn high(self) -> u64 {
@@ -281,9 +291,10 @@ mod tests {
             MessageId::new(&installation, &workspace, &ConnectionId::new(connection).unwrap(), key).to_string()
         };
         assert_eq!(on("prod"), "infl_99df3e7a26023136c1c143b9853a70f1");
+        let prod = MessageId::new(&installation, &workspace, &ConnectionId::new("prod").unwrap(), key);
+        assert_eq!(&prod.to_ascii(), b"infl_99df3e7a26023136c1c143b9853a70f1");
         assert_ne!(on("prod"), on("test"));
         assert!(on("prod").len() < 100);
-        let prod = MessageId::new(&installation, &workspace, &ConnectionId::new("prod").unwrap(), key);
         assert_eq!((MessageId::high_of(&on("prod")), MessageId::high_of("other")), (prod.high(), 0));
     }
 

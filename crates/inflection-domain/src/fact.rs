@@ -383,17 +383,21 @@ pub struct Fact<'a> {
 
 /// The form under which equal links compare equal: scheme and host in lower case, no default port, no fragment,
 /// percent-encoding in one form. Queries stay: `utm_*` and the like tell links of one mail apart.
-fn normalise_url(url: &str) -> String {
+fn normalise_url(url: &str) -> Cow<'_, str> {
     let url = url.split_once('#').map_or(url, |(before, _)| before);
-    let Some((scheme, rest)) = url.split_once("://") else { return normalise_escapes(url) };
-    let scheme = scheme.to_ascii_lowercase();
+    let Some((scheme, rest)) = url.split_once("://") else { return normalise_escapes(url).into() };
     let host_end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at_checked(host_end).unwrap_or((rest, ""));
-    let host = host.to_ascii_lowercase();
+    let is_lower = |text: &str| !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    // As most links are written.
+    if is_lower(scheme) && is_lower(host) && !host.contains(':') && !path.is_empty() && !path.contains('%') {
+        return url.into();
+    }
+    let (scheme, host) = (scheme.to_ascii_lowercase(), host.to_ascii_lowercase());
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let host = host.strip_suffix(default_port).unwrap_or(&host);
     let path = if path.is_empty() { "/".to_owned() } else { normalise_escapes(path) };
-    format!("{scheme}://{host}{path}")
+    format!("{scheme}://{host}{path}").into()
 }
 
 /// RFC 3986, 6.2.2.2: escapes of unreserved characters are decoded, the others get upper-case digits.

@@ -56,6 +56,18 @@ impl Hash128 {
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
+    /// 32 lower-case hexadecimal digits, in ASCII.
+    #[must_use]
+    pub fn to_hex(self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'0'; 32];
+        let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or(b'0');
+        for ([high, low], byte) in text.as_chunks_mut().0.iter_mut().zip(self.to_bytes()) {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        }
+        text
+    }
+
     /// 26 characters of lower-case base32 (RFC 4648 alphabet, no padding).
     #[must_use]
     pub fn to_base32(self) -> String {
@@ -95,12 +107,23 @@ impl<'k> Text<'k> {
         text
     }
 
+    // Inlined, so that lengths and names that are constants are written as such.
+    #[inline]
     fn part(&mut self, pieces: &[&[u8]]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.put(&(length as u64).to_le_bytes());
+        let length = (length as u64).to_le_bytes();
+        // A number is stored as one, not copied by its bytes.
+        match self.short.get_mut(self.used..).and_then(|rest| rest.first_chunk_mut()) {
+            Some(place) if self.long.is_none() => {
+                *place = length;
+                self.used += length.len();
+            }
+            _ => self.put_long(&length),
+        }
         pieces.iter().for_each(|piece| self.put(piece));
     }
 
+    #[inline]
     fn put(&mut self, piece: &[u8]) {
         if self.long.is_none()
             && let Some(place) = self.short.get_mut(self.used..self.used + piece.len())
@@ -109,6 +132,11 @@ impl<'k> Text<'k> {
             self.used += piece.len();
             return;
         }
+        self.put_long(piece);
+    }
+
+    #[cold]
+    fn put_long(&mut self, piece: &[u8]) {
         let short = self.short.get(..self.used).unwrap_or_default();
         let long = self.long.get_or_insert_with(|| {
             let mut hasher = Box::new(self.key.map_or_else(blake3::Hasher::new, blake3::Hasher::new_keyed));
@@ -174,6 +202,9 @@ mod tests {
     fn bytes_and_text_are_stable() {
         let hash = Hash128::from_bytes(*b"0123456789abcdef");
         assert_eq!(hash.to_string(), "30313233343536373839616263646566");
+        let letters = Hash128::from_bytes([0xfe; 16]);
+        assert_eq!(letters.to_hex(), [b'f', b'e'].repeat(16)[..]);
+        assert_eq!(hash.to_hex(), hash.to_string().as_bytes());
         // `printf 0123456789abcdef | base32`, lower-cased, without padding.
         assert_eq!(hash.to_base32(), "gaytemzugu3doobzmfrggzdfmy");
         assert_eq!(Hash128::from_bytes(hash.to_bytes()), hash);

@@ -23,26 +23,34 @@ pub enum InvalidId {
     BadCharacter,
 }
 
-fn check_text(text: &str, bytes_max: usize, forbidden: fn(char) -> bool) -> Result<(), InvalidId> {
+fn check_text(text: &str, bytes_max: usize, has_forbidden: fn(&str) -> bool) -> Result<(), InvalidId> {
     if text.is_empty() {
         return Err(InvalidId::Empty);
     }
     if text.len() > bytes_max {
         return Err(InvalidId::TooLong(bytes_max));
     }
-    if text.chars().any(forbidden) {
+    if has_forbidden(text) {
         return Err(InvalidId::ControlCharacter);
     }
     Ok(())
 }
 
+/// Whether a text has a control character. Most have none, and nearly all are ASCII, where each byte tells by itself; the
+/// controls beyond it all begin with one byte.
+pub(crate) fn has_control(text: &str) -> bool {
+    const BEYOND_ASCII: u8 = 0xc2;
+    let suspect = |byte: u8| byte < 0x20 || byte == 0x7f || byte == BEYOND_ASCII;
+    text.bytes().fold(false, |found, byte| found | suspect(byte)) && text.chars().any(char::is_control)
+}
+
 /// What no store along the way keeps. Line breaks and the like in a person's id are odd, but the sender's own.
-fn is_nul(character: char) -> bool {
-    character == '\0'
+fn has_nul(text: &str) -> bool {
+    text.bytes().fold(false, |found, byte| found | (byte == 0))
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $max:literal, $forbidden:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:literal, $has_forbidden:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Box<str>);
@@ -58,7 +66,7 @@ macro_rules! text_id {
             /// not allowed.
             pub fn new(text: impl Into<Box<str>>) -> Result<Self, InvalidId> {
                 let text = text.into();
-                check_text(&text, Self::BYTES_MAX, $forbidden)?;
+                check_text(&text, Self::BYTES_MAX, $has_forbidden)?;
                 Ok(Self(text))
             }
 
@@ -80,15 +88,15 @@ macro_rules! text_id {
 
 text_id! {
     /// The sender's id of a fact: the idempotency key.
-    EventId, 256, char::is_control
+    EventId, 256, has_control
 }
 text_id! {
     /// Inflection's id of a person; `anonymousId` at Segment while no user id is known.
-    PersonId, 256, is_nul
+    PersonId, 256, has_nul
 }
 text_id! {
     /// The customer's own id of a person; `userId` at Segment.
-    UserId, 255, is_nul
+    UserId, 255, has_nul
 }
 
 /// Begins the ids of derived persons; 26 letters of base 32 follow.
@@ -136,7 +144,7 @@ pub fn is_placeholder(text: &str) -> bool {
 }
 
 fn check_name(text: &str, bytes_max: usize) -> Result<(), InvalidId> {
-    check_text(text, bytes_max, char::is_control)?;
+    check_text(text, bytes_max, has_control)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if text.bytes().all(allowed) { Ok(()) } else { Err(InvalidId::BadCharacter) }
 }
@@ -228,6 +236,9 @@ mod tests {
         assert_eq!(EventId::new("a\u{0}").err(), Some(InvalidId::ControlCharacter));
         assert_eq!(EventId::new("x".repeat(257)).err(), Some(InvalidId::TooLong(256)));
         assert!(EventId::new("a.b *>\u{202e} é").is_ok());
+        for character in ('\0'..='\u{200}').chain(['\u{2028}', '😀']) {
+            assert_eq!(has_control(&format!("é{character}x")), character.is_control(), "{character:?}");
+        }
         assert_eq!(WorkspaceId::new("a.b").err(), Some(InvalidId::BadCharacter));
         assert!(WorkspaceId::new("acme-1_x").is_ok());
     }

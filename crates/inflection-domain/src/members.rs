@@ -36,6 +36,9 @@ pub fn has(text: &str, key: &str) -> bool {
 /// The value, as written, of the first member with this key.
 #[must_use]
 pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    if text.is_empty() {
+        return None; // as nearly always
+    }
     of(text).find(|member| member.key == key).map(|member| member.value)
 }
 

@@ -18,7 +18,7 @@ mod snapshots;
 mod step;
 mod trace;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub struct IdentityConfig {
 /// Each workspace's choices; those that are not configured get the default. And the key, which is the same for all.
 #[derive(Debug, Clone)]
 pub(crate) struct Policies {
-    by_workspace: HashMap<WorkspaceId, Policy>,
+    by_workspace: BTreeMap<WorkspaceId, Policy>,
     key: InstallationKey,
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn take<'a>(
         is_ours,
         events_max,
         taken: Taken { facts: Vec::with_capacity(expected), ..Taken::default() },
+        input: Input::default(),
         index: 0,
         seen: HashMap::with_capacity(expected),
     };
@@ -108,15 +109,19 @@ pub(crate) fn rejected_list(rejected: &[(usize, Rejection)]) -> Vec<serde_json::
 }
 
 /// What a line claims.
-pub(crate) fn read_line(line: &[u8]) -> Result<Input<'_>, Rejection> {
+pub(crate) fn read_line<'a>(line: &'a [u8], input: &mut Input<'a>) -> Result<(), Rejection> {
     let read = Reader::new(line).and_then(|mut reader| {
         let object = reader.peek() == Some(b'{');
-        let input = if object { Some(Input::read(&mut reader)?) } else { reader.value(1).map(|_| None)? };
-        reader.end().map(|()| input)
+        if object {
+            input.read(&mut reader)?;
+        } else {
+            reader.value(1)?;
+        }
+        reader.end().map(|()| object)
     });
     match read {
-        Ok(Some(input)) => Ok(input),
-        Ok(None) => Err(Rejection::new(Code::NotAnObject, "an event is an object")),
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Rejection::new(Code::NotAnObject, "an event is an object")),
         Err(fault) => {
             let (code, message) = describe(fault);
             Err(Rejection::new(code, message.replace("the body", "the line")))
@@ -137,6 +142,8 @@ struct Collector<'c, 'a> {
     is_ours: Ours<'c>,
     events_max: usize,
     taken: Taken<'a>,
+    /// The event that is being read.
+    input: Input<'a>,
     index: usize,
     /// Where in `facts` each event id of this request is.
     seen: HashMap<inflection_domain::Hash128, usize>,
@@ -178,10 +185,10 @@ impl<'a> Collector<'_, 'a> {
     }
 
     fn lines(&mut self, body: &'a [u8]) -> Result<(), Refusal> {
-        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        for line in lines(body).filter(|line| !line.trim_ascii().is_empty()) {
             // A line stands for itself: its faults do not spoil the others.
-            match read_line(line) {
-                Ok(input) => self.input(input)?,
+            match read_line(line, &mut self.input) {
+                Ok(()) => self.check()?,
                 Err(why) => self.reject(why)?,
             }
         }
@@ -193,11 +200,13 @@ impl<'a> Collector<'_, 'a> {
             reader.value(1)?;
             return Err(Refusal::new(Code::NotAnObject, "an event is an object"));
         }
-        let input = Input::read(reader)?;
-        self.input(input)
+        self.input.read(reader)?;
+        self.check()
     }
 
-    fn input(&mut self, input: Input<'a>) -> Result<(), Refusal> {
+    /// Checks the event that was read.
+    fn check(&mut self) -> Result<(), Refusal> {
+        let input = &mut self.input;
         if !(self.is_ours)(name(input.workspace.as_ref()), name(input.connection.as_ref())) {
             let message = "an event names a workspace or connection that is not of this ingest key";
             return Err(Refusal::new(Code::ConnectionForbidden, message));
@@ -241,6 +250,17 @@ impl<'a> Collector<'_, 'a> {
         self.taken.rejected.push((index, why));
         Ok(())
     }
+}
+
+/// What line feeds separate.
+fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(body);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = memchr::memchr(b'\n', text);
+        rest = end.and_then(|end| text.get(end + 1..));
+        end.map_or(Some(text), |end| text.get(..end))
+    })
 }
 
 /// How the look into an object ended.
@@ -301,6 +321,13 @@ mod tests {
         ] {
             let taken = taken(&body, layout).unwrap();
             assert_eq!((taken.accepted, taken.facts.len(), taken.rejected.len()), (count, count, 0), "{body}");
+        }
+    }
+
+    #[test]
+    fn lines_are_what_line_feeds_separate() {
+        for body in ["", "\n", "a", "a\n", "\na", "a\nb", "a\r\n\nbc\n\n"] {
+            assert!(lines(body.as_bytes()).eq(body.as_bytes().split(|byte| *byte == b'\n')), "{body:?}");
         }
     }
 

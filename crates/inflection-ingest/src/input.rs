@@ -6,7 +6,6 @@ use crate::json::{Fault, Keys, Reader, Value};
 
 /// One event as a sender wrote it. A field is `None` when it is absent.
 #[derive(Debug, Default)]
-
 pub(crate) struct Input<'a> {
     pub(crate) kind: Option<Value<'a>>,
     pub(crate) id: Option<Value<'a>>,
@@ -48,23 +47,24 @@ pub(crate) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// Reads one object. Fields we do not know are checked as JSON and left out.
-    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
+    /// Reads one object in place of what was there; it is a kilobyte, so it is not handed around. Fields we do not know are
+    /// checked as JSON and left out.
+    pub(crate) fn read(&mut self, reader: &mut Reader<'a>) -> Result<(), Fault> {
         reader.peek();
         let start = reader.position();
-        let mut input = Self::default();
+        *self = Self::default();
         let mut unknown = Keys::default();
         reader.object(|key, reader| {
             let value = reader.value(2)?;
-            match input.slot(&key) {
+            match self.slot(&key) {
                 Some(slot @ None) => *slot = Some(value),
                 Some(Some(_)) => return Err(Fault::DuplicateKey),
                 None => unknown.insert(key)?,
             }
             Ok(())
         })?;
-        input.bytes = reader.since(start).len();
-        Ok(input)
+        self.bytes = reader.since(start).len();
+        Ok(())
     }
 
     fn slot(&mut self, key: &str) -> Option<&mut Option<Value<'a>>> {

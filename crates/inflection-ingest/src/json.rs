@@ -104,12 +104,21 @@ impl<'a> Reader<'a> {
     /// Walks an object: `member` is called with each key and must read its value from the reader it is given.
     pub(crate) fn object<E: From<Fault>>(
         &mut self,
-        mut member: impl FnMut(Cow<'a, str>, &mut Self) -> Result<(), E>,
+        member: impl FnMut(Cow<'a, str>, &mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
         self.expect(b'{')?;
         if self.take(b'}') {
             return Ok(());
         }
+        self.members(member)?;
+        Ok(self.expect(b'}')?)
+    }
+
+    /// Walks the members of an object that has some, without its braces.
+    pub(crate) fn members<E: From<Fault>>(
+        &mut self,
+        mut member: impl FnMut(Cow<'a, str>, &mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
         loop {
             if self.peek() != Some(b'"') {
                 return Err(Fault::Syntax.into());
@@ -118,7 +127,7 @@ impl<'a> Reader<'a> {
             self.expect(b':')?;
             member(key, self)?;
             if !self.take(b',') {
-                return Ok(self.expect(b'}')?);
+                return Ok(());
             }
         }
     }
@@ -277,8 +286,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
         self.expect(b'"')?;
         let start = self.at;
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        self.at += rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).ok_or(Fault::Syntax)?;
+        self.at += special_at(self.text.as_bytes().get(self.at..).unwrap_or_default()).ok_or(Fault::Syntax)?;
         match self.byte() {
             Some(b'"') => {
                 let text = self.since(start);
@@ -294,7 +302,7 @@ impl<'a> Reader<'a> {
         let mut text = String::from(self.since(start));
         loop {
             let rest = self.rest();
-            let run = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).ok_or(Fault::Syntax)?;
+            let run = special_at(rest.as_bytes()).ok_or(Fault::Syntax)?;
             text.push_str(rest.get(..run).unwrap_or_default());
             self.at += run + 1;
             match rest.as_bytes().get(run) {
@@ -346,6 +354,26 @@ impl<'a> Reader<'a> {
         self.at += 4;
         u32::from_str_radix(digits, 16).map_err(|_checked| Fault::Syntax)
     }
+}
+
+/// Where the first byte is that ends a string or a part of it: a quote, an escape, or what must not stand in one. Eight bytes
+/// are looked at together.
+fn special_at(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // Each has the highest bit of every byte that is meant; and of others, but only above one that is.
+    let below = |bytes: u64, limit: u64| bytes.wrapping_sub(ONES * limit) & !bytes & HIGH;
+    let equal = |bytes: u64, byte: u8| below(bytes ^ (ONES * u64::from(byte)), 1);
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let chunk = u64::from_le_bytes(*chunk);
+        let found = below(chunk, 0x20) | equal(chunk, b'"') | equal(chunk, b'\\');
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    rest.iter().position(special).map(|at| chunks.len() * 8 + at)
 }
 
 /// The value of a text that has been read as a part of another, and was sound.
@@ -488,6 +516,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_special_byte_is_found(
+            bytes in proptest::collection::vec(
+                prop_oneof![4 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\'), 9 => b' '..=b'!'],
+                0..40,
+            ),
+        ) {
+            let first = bytes.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
+            prop_assert_eq!(special_at(&bytes), first);
+        }
+
         #[test]
         fn what_another_writer_writes_is_read(value in json()) {
             prop_assert!(read(&value.to_string()).is_ok());

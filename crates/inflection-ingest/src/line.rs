@@ -4,6 +4,7 @@ use inflection_domain::{InstallationKey, MachineRules, Timestamp, WorkspaceId};
 
 use crate::events::read_line;
 use crate::fact::{Context, check};
+use crate::input::Input;
 use crate::priority::Priority;
 use crate::request::Layout;
 
@@ -45,7 +46,9 @@ impl LineCheck {
     /// [`RefusedLine`] with the code and message that ingest would answer.
     pub fn check(&self, line: &[u8]) -> Result<&'static str, RefusedLine> {
         let context = Context { workspace: &self.workspace, key: &self.key, now: self.now, machine: &self.machine };
-        let checked = read_line(line).and_then(|input| check(input, context, Priority::Background.age_max_ms()));
+        let mut input = Input::default();
+        let checked =
+            read_line(line, &mut input).and_then(|()| check(&mut input, context, Priority::Background.age_max_ms()));
         match checked {
             Ok(fact) => Ok(fact.head.kind.name()),
             Err(why) => Err(RefusedLine { code: why.code.name(), message: why.message }),

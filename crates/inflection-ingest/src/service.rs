@@ -38,6 +38,8 @@ const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
 const BACKGROUND_BYTES_IN_HAND_MAX: usize = BODY_BYTES_IN_HAND_MAX / 4;
 /// The same for providers' webhooks.
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of a usual fact when it is encoded, rather more than less: to guess how much memory a request's facts take.
+const USUAL_FACT_BYTES: usize = 640;
 /// How long a request waits for its facts to be stored. An append has its own time, shorter than this or equal; but a fact may
 /// wait behind another one's. Most senders wait 10 seconds for an answer.
 pub(crate) const STORE_WAIT: Duration = Duration::from_secs(9);
@@ -343,10 +345,11 @@ impl Service {
         let mut traced = traced.iter().peekable();
         let mut chunks: Vec<Option<EventChunk>> = vec![None; usize::from(self.partitions.get())];
         let mut stored = Vec::new();
+        let expected = (facts.len() * USUAL_FACT_BYTES / chunks.len().max(1)).clamp(USUAL_FACT_BYTES, CHUNK_BYTES);
         for (number, fact) in facts.iter().enumerate() {
             let partition = self.partitions.of(&fact.head.workspace, &fact.body.person);
             let Some(slot) = chunks.get_mut(usize::from(partition.index())) else { continue };
-            let chunk = slot.get_or_insert_default();
+            let chunk = slot.get_or_insert_with(|| EventChunk::with_capacity(expected));
             let trace = traced.next_if(|(traced, _)| *traced == number).map(|(_, trace)| trace);
             encode_traced_event(fact, trace, chunk);
             if chunk.entries.len() >= CHUNK_BYTES

@@ -130,18 +130,18 @@ impl Call<'_> {
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        let usable = |id: Option<&str>| id.is_some_and(|id| !id.trim().is_empty());
+        let usable = |id: Option<&str>| id.is_some_and(|id| !is_blank(id));
         if !usable(self.user_id) && !usable(self.anonymous_id) {
             return Err(Invalid::NoId);
         }
-        let printable = self.message_id.bytes().all(|byte| byte.is_ascii_graphic());
+        let printable = self.message_id.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic());
         if self.message_id.is_empty() || self.message_id.len() > limits::MESSAGE_ID_CHARS_MAX || !printable {
             return Err(Invalid::MessageId);
         }
         match self.kind {
-            Kind::Track { event } if event.trim().is_empty() => Err(Invalid::NoEvent),
+            Kind::Track { event } if is_blank(event) => Err(Invalid::NoEvent),
             Kind::Track { event } if event.len() > limits::EVENT_NAME_BYTES_MAX => Err(Invalid::EventTooLong),
-            Kind::Group { group_id } if group_id.trim().is_empty() || group_id.len() > limits::GROUP_ID_BYTES_MAX => {
+            Kind::Group { group_id } if is_blank(group_id) || group_id.len() > limits::GROUP_ID_BYTES_MAX => {
                 Err(Invalid::GroupId)
             }
             Kind::Track { .. } | Kind::Group { .. } | Kind::Identify | Kind::Page { .. } | Kind::Screen { .. } => {
@@ -149,6 +149,11 @@ impl Call<'_> {
             }
         }
     }
+}
+
+/// Whether a text is nothing but white space. Most begin with something else.
+fn is_blank(text: &str) -> bool {
+    !text.as_bytes().first().is_some_and(u8::is_ascii_graphic) && text.trim().is_empty()
 }
 
 #[cfg(test)]

@@ -125,10 +125,10 @@ pub fn decode_body(bytes: &[u8]) -> Result<Body<'_>, DecodeError> {
         context,
         integrations,
     ] = texts;
-    let email = (!email.is_empty()).then(|| EmailAddress::new(email).ok().ok_or(DecodeError::Field("email")));
+    let email = (!email.is_empty()).then(|| EmailAddress::new(email).map_err(|_invalid| DecodeError::Field("email")));
     Ok(Body {
-        event_id: EventId::new(event_id).ok().ok_or(DecodeError::Field("event_id"))?,
-        person: PersonId::new(person_id).ok().ok_or(DecodeError::Field("person_id"))?,
+        event_id: EventId::new(event_id).map_err(|_invalid| DecodeError::Field("event_id"))?,
+        person: PersonId::new(person_id).map_err(|_invalid| DecodeError::Field("person_id"))?,
         routed_by_address,
         email: email.transpose()?,
         email_id: text(email_id),

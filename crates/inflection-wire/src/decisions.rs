@@ -16,6 +16,8 @@ use crate::{CarriedTrace, DecodeError, carried_trace, enums, joined, key, keys, 
 
 /// Memory that a thread keeps for writing messages, in bytes.
 const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a decision in its message, rather less than more: to guess how many a message has.
+const USUAL_DECISION_BYTES: usize = 500;
 /// Field of the decisions.
 const DECISIONS: u32 = 3;
 /// Field of the changes of state.
@@ -149,6 +151,9 @@ impl DecisionBatch {
 
     fn read(message: &Bytes, wanted: impl Fn(u32) -> bool) -> Result<Self, DecodeError> {
         let (mut batch, mut last) = (Self::default(), None);
+        if wanted(DECISIONS) {
+            batch.decisions.reserve(message.len() / USUAL_DECISION_BYTES + 1);
+        }
         let mut fields = Fields::of(message);
         while let Some((number, field)) = fields.next()? {
             match number {
@@ -198,7 +203,7 @@ fn decode_decided(decision: &[u8], message: &Bytes, last: &mut Option<WorkspaceI
             _ => {}
         }
     }
-    let user = (!user.is_empty()).then(|| UserId::new(user).ok().ok_or(DecodeError::Field("user_id")));
+    let user = (!user.is_empty()).then(|| UserId::new(user).map_err(|_invalid| DecodeError::Field("user_id")));
     let workspace = workspace(workspace_id, last)?;
     let person = optional_key("person_key", person)?;
     let (user, body) = (user.transpose()?, message.slice_ref(body));
@@ -288,7 +293,7 @@ fn encode_person((key, Person::Known(user)): (Hash128, Person)) -> pb::PersonSta
 
 fn decode_person(pb: pb::PersonState) -> Result<(Hash128, Person), DecodeError> {
     let pb::person_state::State::KnownUserId(user) = pb.state.ok_or(DecodeError::Field("person.state"))?;
-    let user = UserId::new(user).ok().ok_or(DecodeError::Field("known_user_id"))?;
+    let user = UserId::new(user).map_err(|_invalid| DecodeError::Field("known_user_id"))?;
     Ok((key("person_key", &pb.person_key)?, Person::Known(user)))
 }
 
@@ -389,7 +394,7 @@ pub(crate) fn encode_totals(totals: &WorkspaceTotals) -> pb::WorkspaceTotals {
 
 pub(crate) fn decode_totals(pb: &pb::WorkspaceTotals) -> Result<WorkspaceTotals, DecodeError> {
     Ok(WorkspaceTotals {
-        workspace: WorkspaceId::new(&pb.workspace).ok().ok_or(DecodeError::Field("workspace"))?,
+        workspace: WorkspaceId::new(&pb.workspace).map_err(|_invalid| DecodeError::Field("workspace"))?,
         folded: pb.folded,
         duplicates: pb.duplicates,
         calls: pb.calls,

@@ -17,6 +17,8 @@ const EVENTS_FIELD: u32 = 2;
 const ORDERS_FIELD: u32 = 3;
 /// Field of an event.
 const TRACE_FIELD: u32 = 24;
+/// Bytes of an encoded event, rather less than more: to guess how many a message has.
+const USUAL_EVENT_BYTES: usize = 400;
 
 /// Encoded facts of one partition: entries of an [`EventBatch`], not yet a message.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +27,14 @@ pub struct EventChunk {
     pub entries: Vec<u8>,
     /// How many there are.
     pub events: usize,
+}
+
+impl EventChunk {
+    /// An empty one with room for so many bytes of entries.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { entries: Vec::with_capacity(bytes), events: 0 }
+    }
 }
 
 /// Appends one fact to a chunk.
@@ -138,7 +148,8 @@ impl EventBatch {
     /// # Errors
     /// [`DecodeError`] when the message as a whole is no event batch, or an order in it means nothing to this version.
     pub fn decode(message: &Bytes) -> Result<Self, DecodeError> {
-        let (mut received_at, mut events, mut last) = (Timestamp::default(), Vec::new(), None);
+        let expected = message.len() / USUAL_EVENT_BYTES + 1;
+        let (mut received_at, mut events, mut last) = (Timestamp::default(), Vec::with_capacity(expected), None);
         let mut orders = Vec::new();
         let mut fields = Fields::of(message);
         while let Some((number, field)) = fields.next()? {
@@ -158,7 +169,7 @@ pub(crate) fn workspace(text: &str, last: &mut Option<WorkspaceId>) -> Result<Wo
     if let Some(same) = last.as_ref().filter(|last| last.as_str() == text) {
         return Ok(same.clone());
     }
-    let fresh = WorkspaceId::new(text).ok().ok_or(DecodeError::Field("workspace"))?;
+    let fresh = WorkspaceId::new(text).map_err(|_invalid| DecodeError::Field("workspace"))?;
     Ok(last.insert(fresh).clone())
 }
 
@@ -224,7 +235,7 @@ pub(crate) fn decode_event(
     if machine {
         check.signal = MachineSignal::Machine;
     }
-    let user = (!user.is_empty()).then(|| UserId::new(user).ok().ok_or(DecodeError::Field("user_id")));
+    let user = (!user.is_empty()).then(|| UserId::new(user).map_err(|_invalid| DecodeError::Field("user_id")));
     let head = Head {
         workspace: workspace(workspace_id, last_workspace)?,
         kind: kind.ok_or(DecodeError::Field("kind"))?,

@@ -32,7 +32,7 @@ impl<'a> Field<'a> {
     }
 
     pub(crate) fn text(self, name: &'static str) -> Result<&'a str, DecodeError> {
-        std::str::from_utf8(self.bytes()).ok().ok_or(DecodeError::Field(name))
+        std::str::from_utf8(self.bytes()).map_err(|_not_utf8| DecodeError::Field(name))
     }
 
     pub(crate) fn flag(self) -> bool {
@@ -61,6 +61,17 @@ impl<'a> Fields<'a> {
     }
 
     fn varint(&mut self) -> Option<u64> {
+        // Nearly all are one byte long: keys, flags, lengths of texts.
+        if let Some((&byte, rest)) = self.rest.split_first()
+            && byte < 0x80
+        {
+            self.rest = rest;
+            return Some(u64::from(byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..70).step_by(7) {
             let (byte, rest) = self.rest.split_first()?;
@@ -125,7 +136,13 @@ impl<'a> Fields<'a> {
 
     /// The next field; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, DecodeError> {
-        if self.rest.is_empty() { Ok(None) } else { self.field().map(Some).ok_or(CUT) }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        match self.field() {
+            Some(field) => Ok(Some(field)),
+            None => Err(CUT),
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn joined(keys: impl ExactSizeIterator<Item = [u8; 16]>) -> bytes::Bytes {
 }
 
 fn key(field: &'static str, bytes: &[u8]) -> Result<inflection_domain::Hash128, DecodeError> {
-    bytes.try_into().map(inflection_domain::Hash128::from_bytes).ok().ok_or(DecodeError::Field(field))
+    bytes.try_into().map(inflection_domain::Hash128::from_bytes).map_err(|_length| DecodeError::Field(field))
 }
 
 /// A key that was read as the tombstone it is.

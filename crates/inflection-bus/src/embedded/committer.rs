@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{self, Frame};
 use super::index::{Place, Usage};
+use super::pieces::Pieces;
 use super::segment::Segment;
 use super::{EmbeddedConfig, Shared, reader};
 use crate::{AppendError, Expected, Log, RecordError, Sequence};
@@ -69,7 +70,7 @@ enum Taken {
 /// One round: the bytes to be written and who waits for them.
 #[derive(Debug, Default)]
 struct Round {
-    bytes: Vec<u8>,
+    bytes: Pieces,
     taken: Vec<Taken>,
     /// Where logs stand including this round: the last sequence ever given, and that of the last message there is.
     standings: HashMap<Log, (Sequence, Sequence)>,
@@ -115,7 +116,7 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     waiting: mpsc::Receiver<Request>,
     /// The buffer of the last round, for the next.
-    spare: Vec<u8>,
+    spare: Pieces,
 }
 
 impl Committer {
@@ -126,7 +127,7 @@ impl Committer {
         shared: Arc<Shared>,
         waiting: mpsc::Receiver<Request>,
     ) -> Self {
-        Self { config, active, _lock: lock, shared, waiting, spare: Vec::new() }
+        Self { config, active, _lock: lock, shared, waiting, spare: Pieces::default() }
     }
 
     /// Runs until the store is closed or all handles to it are gone.
@@ -190,7 +191,7 @@ impl Committer {
             AppendError::Full(format!("the journal may be {} bytes", self.config.disk_bytes_max))
         } else {
             let (sequence, at) = (position + 1, round.bytes.len());
-            Frame::Append { log: log.as_str(), sequence, payload: &payload }.encode(&mut round.bytes);
+            round.bytes.append(log.as_str(), sequence, payload.clone());
             round.standings.insert(log.clone(), (sequence, sequence));
             round.taken.push(Taken::Append { log, sequence, at, payload, reply });
             return;
@@ -270,7 +271,7 @@ impl Committer {
 
     /// Puts bytes into the active file, or a new one, and syncs. `reserve` bytes of the file stay free. Gives the offset
     /// where they begin.
-    fn write(&mut self, bytes: &[u8], reserve: u64) -> Result<u64, WriteFailure> {
+    fn write(&mut self, bytes: &Pieces, reserve: u64) -> Result<u64, WriteFailure> {
         if let Some(why) = self.shared.failure() {
             return Err(WriteFailure::Failed(why));
         }
@@ -279,7 +280,7 @@ impl Committer {
             self.roll(bytes.len() as u64)?;
         }
         let start = self.active.end;
-        if let Err(error) = self.active.segment.write_at(start, bytes) {
+        if let Err(error) = self.active.segment.write_slices_at(start, &mut bytes.slices()) {
             // What was refused must not be found by the next start.
             self.active.segment.write_at(start, &vec![0; bytes.len()]).map_err(|worse| {
                 WriteFailure::Failed(format!("{error}; and what was half written cannot be removed: {worse}"))
@@ -363,7 +364,7 @@ impl Committer {
     }
 
     fn move_out(&mut self, segment: &Segment, live: Vec<(Log, Sequence, Place)>) -> Result<(), WriteFailure> {
-        let (mut bytes, mut moved) = (Vec::new(), Vec::new());
+        let (mut bytes, mut moved) = (Pieces::default(), Vec::new());
         for (log, sequence, old) in live {
             if bytes.len() > MOVE_BYTES_MAX.min(usize::try_from(self.config.segment_bytes / 2).unwrap_or(usize::MAX)) {
                 break;
@@ -371,7 +372,7 @@ impl Committer {
             let payload = reader::read_payload(segment, &log, sequence, old)
                 .map_err(|error| WriteFailure::Full(error.to_string()))?;
             moved.push((log.clone(), sequence, bytes.len(), payload.len()));
-            Frame::Append { log: log.as_str(), sequence, payload: &payload }.encode(&mut bytes);
+            bytes.append(log.as_str(), sequence, payload);
         }
         let start = self.write(&bytes, RESERVE_BYTES)?;
         let mut index = self.shared.index_mut();
@@ -393,7 +394,7 @@ impl Round {
     }
 
     fn purge(&mut self, log: Log, through: Sequence, reply: oneshot::Sender<Result<(), AppendError>>) {
-        Frame::Purge { log: log.as_str(), through }.encode(&mut self.bytes);
+        Frame::Purge { log: log.as_str(), through }.encode(self.bytes.small());
         self.taken.push(Taken::Purge { log, through, reply });
     }
 
@@ -405,8 +406,8 @@ impl Round {
         reply: oneshot::Sender<Result<u64, RecordError>>,
     ) {
         match &value {
-            Some(value) => Frame::Record { key: &key, revision, value }.encode(&mut self.bytes),
-            None => Frame::Delete { key: &key, revision }.encode(&mut self.bytes),
+            Some(value) => Frame::Record { key: &key, revision, value }.encode(self.bytes.small()),
+            None => Frame::Delete { key: &key, revision }.encode(self.bytes.small()),
         }
         self.records += 1;
         self.revisions.insert(key.clone(), value.is_some().then_some(revision));

@@ -33,6 +33,16 @@ pub(super) enum Frame<'a> {
     Position { log: &'a str, purged: u64, last: u64 },
 }
 
+/// Appends to a buffer what comes before the payload in the frame of a message.
+pub(super) fn encode_append_head(log: &str, sequence: u64, payload: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.put_u64_le(0); // the header, known at the end
+    put(out, APPEND, log, sequence);
+    let head = out.get(start + HEADER_BYTES..).unwrap_or_default();
+    let (length, crc) = (head.len() + payload.len(), crc32c::crc32c_append(crc32c::crc32c(head), payload));
+    put_header(out, start, length, crc);
+}
+
 impl Frame<'_> {
     /// Appends the frame to a buffer.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -55,11 +65,15 @@ impl Frame<'_> {
             }
         }
         let body = out.get(start + HEADER_BYTES..).unwrap_or_default();
-        let (length, crc) = (u32::try_from(body.len()).unwrap_or(u32::MAX), crc32c::crc32c(body));
-        if let Some(mut header) = out.get_mut(start..start + HEADER_BYTES) {
-            header.put_u32_le(length);
-            header.put_u32_le(crc);
-        }
+        let (length, crc) = (body.len(), crc32c::crc32c(body));
+        put_header(out, start, length, crc);
+    }
+}
+
+fn put_header(out: &mut [u8], start: usize, length: usize, crc: u32) {
+    if let Some(mut header) = out.get_mut(start..start + HEADER_BYTES) {
+        header.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
+        header.put_u32_le(crc);
     }
 }
 

@@ -14,6 +14,7 @@ mod committer;
 mod frame;
 mod index;
 mod newest;
+mod pieces;
 mod reader;
 mod recovery;
 mod segment;

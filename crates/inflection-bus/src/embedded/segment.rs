@@ -1,13 +1,16 @@
 //! One file of the journal.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Number of a journal file; later files have larger numbers.
 pub(super) type SegmentNumber = u32;
+
+/// Most slices that one system call takes (`IOV_MAX` of Linux).
+const SLICES_MAX: usize = 1024;
 
 /// Name of a file that is not yet one of the journal.
 const UNFINISHED: &str = "journal.tmp";
@@ -82,6 +85,22 @@ impl Segment {
 
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
+    }
+
+    /// Writes all of them, one after the other.
+    pub(super) fn write_slices_at(&self, mut offset: u64, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while slices.iter().any(|slice| !slice.is_empty()) {
+            let some = slices.get(..SLICES_MAX).unwrap_or(slices);
+            let written = match rustix::io::pwritev(&*self.file, some, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            offset += written as u64;
+            IoSlice::advance_slices(&mut slices, written);
+        }
+        Ok(())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

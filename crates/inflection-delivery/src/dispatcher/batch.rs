@@ -41,7 +41,8 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new(parts: Vec<Part>) -> Self {
         let lanes = parts.iter().map(|(lane, _)| *lane).collect();
-        let items: VecDeque<Item> = parts.into_iter().flat_map(|(_, items)| items).collect();
+        let mut items = VecDeque::with_capacity(parts.iter().map(|(_, part)| part.len()).sum());
+        parts.into_iter().for_each(|(_, part)| items.extend(part));
         let requests = VecDeque::from([items.len()]);
         let (state, withheld) = (BatchState::Ready, Vec::new());
         Self { state, lanes, items, requests, attempts: 0, withheld, status: 0, orphan: false }

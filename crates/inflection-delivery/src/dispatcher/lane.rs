@@ -113,7 +113,7 @@ impl Lanes {
         for id in order {
             // Both halves of the round may name a lane; the second time it is locked.
             let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.locked) else { continue };
-            let mut part = Vec::new();
+            let mut part = Vec::with_capacity(lane.items.len().min(items_max.saturating_sub(items)));
             while let Some((_, item)) = lane.items.front() {
                 let size = item.json().len() + 1;
                 if items >= items_max || (bytes + size > bytes_max && items > 0) {

@@ -19,7 +19,7 @@ pub(super) fn connection(settings: &str) -> Connection {
 }
 
 pub(super) fn body() -> Body<'static> {
-    let text = |text: &'static str| Some(std::borrow::Cow::Borrowed(text));
+    let text = |text: &'static str| Some(Cow::Borrowed(text));
     Body {
         email: Some(EmailAddress::new("Ann@example.com").unwrap()),
         email_id: text("mail"),

@@ -94,10 +94,10 @@ fn custom_track<'a>(
         let message = format!("event is longer than {EVENT_NAME_BYTES_MAX} bytes");
         return Err(Rejection::new(Code::FieldTooLong, message));
     }
-    let input = Input { email: context_email(context).map(Value::Text), ..passed_on(item, arrival)? };
+    let mut input = Input { email: context_email(context).map(Value::Text), ..passed_on(item, arrival)? };
     let outline =
         Outline { event: Some(event), context: context.written(), ..outline(FactKind::CustomTrack, item, arrival)? };
-    complete(input, outline, arrival.context)
+    complete(&mut input, outline, arrival.context)
 }
 
 fn view<'a>(
@@ -107,10 +107,10 @@ fn view<'a>(
     arrival: Arrival<'_, 'a>,
 ) -> Result<Fact<'a>, Rejection> {
     let name = text("name", item.name.clone())?.map(Value::Text);
-    let input = Input { name, email: context_email(context).map(Value::Text), ..passed_on(item, arrival)? };
+    let mut input = Input { name, email: context_email(context).map(Value::Text), ..passed_on(item, arrival)? };
     let category = text("category", item.category.clone())?;
     let outline = Outline { category, context: context.written(), ..outline(kind, item, arrival)? };
-    complete(input, outline, arrival.context)
+    complete(&mut input, outline, arrival.context)
 }
 
 fn group<'a>(item: &Item<'a>, context: Merged<'_, 'a>, arrival: Arrival<'_, 'a>) -> Result<Fact<'a>, Rejection> {
@@ -120,9 +120,9 @@ fn group<'a>(item: &Item<'a>, context: Merged<'_, 'a>, arrival: Arrival<'_, 'a>)
         return Err(Rejection::new(Code::FieldTooLong, format!("groupId is longer than {GROUP_ID_BYTES_MAX} bytes")));
     }
     let email = context_email(context).map(Value::Text);
-    let input = Input { group_id: Some(Value::Text(group_id)), email, ..passed_on(item, arrival)? };
+    let mut input = Input { group_id: Some(Value::Text(group_id)), email, ..passed_on(item, arrival)? };
     let outline = Outline { context: context.written(), ..outline(FactKind::Group, item, arrival)? };
-    complete(input, outline, arrival.context)
+    complete(&mut input, outline, arrival.context)
 }
 
 /// An identify, and, where it says whose an address is but not whose anonymous id, the same of the person that facts with
@@ -134,23 +134,23 @@ fn identify<'a>(
 ) -> Result<Vec<Fact<'a>>, Rejection> {
     let traits = object("traits", item.traits.as_ref())?;
     let email = email_of(traits).or_else(|| context_email(context));
-    let input = Input { email: email.clone().map(Value::Text), ..passed_on(item, arrival)? };
+    let mut input = Input { email: email.clone().map(Value::Text), ..passed_on(item, arrival)? };
     let outline = Outline { context: context.written(), ..outline(FactKind::Identify, item, arrival)? };
     let (occurred_at, integrations) = (outline.occurred_at, outline.integrations.clone());
-    let fact = complete(input, outline, arrival.context)?;
+    let fact = complete(&mut input, outline, arrival.context)?;
     let personal = email.filter(|text| EmailAddress::new(text).is_ok_and(|address| !address.is_role()));
     let (Some(user), Some(email), None) = (&fact.head.user, personal, anonymous_id(item)?) else {
         return Ok(vec![fact]);
     };
     let id = format!("address-{}", Hash128::of("identify of an address", &[fact.body.event_id.as_str().as_bytes()]));
-    let evidence = Input {
+    let mut evidence = Input {
         id: Some(Value::Text(id.into())),
         user_id: Some(Value::Text(Cow::Owned(user.as_str().to_owned()))),
         email: Some(Value::Text(email)),
         ..Input::default()
     };
     let outline = Outline { integrations, ..Outline::new(FactKind::Identify, occurred_at) };
-    let of_address = complete(evidence, outline, arrival.context)?;
+    let of_address = complete(&mut evidence, outline, arrival.context)?;
     Ok(vec![fact, of_address])
 }
 

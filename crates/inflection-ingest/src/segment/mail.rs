@@ -95,7 +95,7 @@ pub(super) fn email_event<'a>(
     input.email = context_email(context).or_else(|| addresses.into_iter().flatten().next()).map(Value::Text);
     // What the mail's reader used is not passed on, whichever door the fact came by.
     let outline = Outline { properties: own.into(), ..outline(kind, item, arrival)? };
-    complete(input, outline, arrival.context)
+    complete(&mut input, outline, arrival.context)
 }
 
 /// Properties that hold the recipient's address, whatever their case: warehouses do not tell it apart either. They become

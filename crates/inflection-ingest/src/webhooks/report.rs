@@ -89,7 +89,7 @@ impl Report {
         };
         let bytes = bytes.get();
         check_size(bytes)?;
-        complete(Input { bytes, ..input }, Outline::new(self.kind, at), context)
+        complete(&mut Input { bytes, ..input }, Outline::new(self.kind, at), context)
     }
 
     /// The provider's own id of the event; without one, a hash of its content. Two events that are equal in kind, mail,

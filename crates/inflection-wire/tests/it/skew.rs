@@ -108,6 +108,8 @@ impl Proto {
             Kind::Text if name == "email" => put_bytes(out, *number, b"a@example.com"),
             Kind::Text => put_bytes(out, *number, b"a"),
             Kind::Bytes if name == "body" => put_bytes(out, *number, &self.sample("FactBody", choice)),
+            // Of a held click.
+            Kind::Bytes if name == "event" => put_bytes(out, *number, &self.sample("Event", choice)),
             Kind::Bytes if name == "calls" => put_bytes(out, *number, &deflated(&self.sample("ParkedCalls", choice))),
             // Keys are 16 bytes, the installation's is 32.
             Kind::Bytes => put_bytes(out, *number, &[7; 32][..if name == "key" { 32 } else { 16 }]),
