@@ -1,6 +1,10 @@
 //! What identity counts, and where its spans go.
 
+use std::time::Duration;
+
 use inflection_telemetry::{Counter, Gauge, GaugeFamily, Histogram, Liveness, Registry, Tracer};
+
+use crate::step::Counts;
 
 /// Metrics of the identity stage.
 #[derive(Debug, Clone)]
@@ -71,6 +75,21 @@ impl IdentityMetrics {
             liveness: registry.liveness().clone(),
             tracer: Tracer::default(),
         }
+    }
+
+    /// Counts a message of so many bytes, how long its append took, and what is in it.
+    pub(crate) fn appended(&self, bytes: usize, took: Duration, counts: &Counts) {
+        self.append_seconds.observe(took);
+        self.messages.add(1);
+        self.message_bytes.add(bytes as u64);
+        self.folded.add(counts.folded);
+        self.duplicates.add(counts.duplicates);
+        self.calls.add(counts.calls);
+        self.conflicts.add(counts.conflicts);
+        self.contradictions.add(counts.contradictions);
+        self.undecodable.add(counts.undecodable);
+        self.suppressed.add(counts.suppressed);
+        self.held.add(counts.held);
     }
 
     /// The same with somewhere for spans to go.

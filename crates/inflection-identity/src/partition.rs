@@ -238,20 +238,8 @@ impl Worker {
                 Some(sequence) => fence = sequence,
                 None => return Ok(()),
             }
-            if let Some(trace) = trace {
-                trace.end(fence);
-            }
-            self.metrics.append_seconds.observe(started.elapsed());
-            self.metrics.messages.add(1);
-            self.metrics.message_bytes.add(payload_bytes as u64);
-            self.metrics.folded.add(counts.folded);
-            self.metrics.duplicates.add(counts.duplicates);
-            self.metrics.calls.add(counts.calls);
-            self.metrics.conflicts.add(counts.conflicts);
-            self.metrics.contradictions.add(counts.contradictions);
-            self.metrics.undecodable.add(counts.undecodable);
-            self.metrics.suppressed.add(counts.suppressed);
-            self.metrics.held.add(counts.held);
+            trace.into_iter().for_each(|trace| trace.end(fence));
+            self.metrics.appended(payload_bytes, started.elapsed(), &counts);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
                 (purged, purge_at) = self.tidy(&step, purged, &mut size).await;

@@ -113,13 +113,7 @@ impl Stages {
         let mut handle = None;
         let failed = CancellationToken::new();
         let mut spawn = |name, stop: CancellationToken, stage: BoxedStage| {
-            let failed = failed.clone();
-            let watched = async move {
-                // Also when it panics.
-                let _ended = failed.drop_guard();
-                stage.await
-            };
-            running.push((name, stop, tasks.spawn(watched)));
+            running.push((name, stop, tasks.spawn(watched(stage, failed.clone()))));
         };
         let (takes_events, mut held) = (wanted.ingest.is_some(), None);
         if let Some((listener, signature_clock)) = wanted.ingest.take() {
@@ -174,13 +168,8 @@ impl Stages {
             keys: admin_keys,
             wrong_keys: WrongKeys::default(),
         };
-        let stop = CancellationToken::new();
-        // Until the admin listener has ended: while a stage leaves, the process is asked whether it is alive.
-        tasks.spawn(metrics::beat(admin.registry.liveness().clone(), stop.clone()));
-        let ended = admin::start(admin, admin_listener, stop.clone()).context("the admin listener cannot start")?;
-        let serving = tasks.spawn(async move { ended.await.context("the admin listener has panicked") });
+        let admin = start_admin(admin, admin_listener, &tasks)?;
         readiness.set(Phase::Serving);
-        let admin = (stop, serving);
         Ok(Self { bus, installation, readiness, running, exporting, admin, beside, tasks, failed })
     }
 
@@ -221,6 +210,26 @@ impl Stages {
         self.tasks.wait().await;
         outcome
     }
+}
+
+/// A stage whose end is told, also when it panics.
+async fn watched(stage: BoxedStage, failed: CancellationToken) -> anyhow::Result<()> {
+    let _ended = failed.drop_guard();
+    stage.await
+}
+
+/// Starts the admin listener; gives what stops it, and its end.
+fn start_admin(
+    admin: Admin,
+    listener: TcpListener,
+    tasks: &TaskTracker,
+) -> anyhow::Result<(CancellationToken, JoinHandle<anyhow::Result<()>>)> {
+    let stop = CancellationToken::new();
+    // Until the admin listener has ended: while a stage leaves, the process is asked whether it is alive.
+    tasks.spawn(metrics::beat(admin.registry.liveness().clone(), stop.clone()));
+    let ended = admin::start(admin, listener, stop.clone()).context("the admin listener cannot start")?;
+    let serving = tasks.spawn(async move { ended.await.context("the admin listener has panicked") });
+    Ok((stop, serving))
 }
 
 fn start_traces(
