@@ -47,7 +47,14 @@ BINARY, BIN = environment("CHECK_BINARY"), pathlib.Path(environment("CHECK_BIN")
 # Prometheus asks once a second here, so $__rate_interval is four seconds as Grafana reckons it, and some more.
 RATE_INTERVAL = "10s"
 # Exported when it has happened, which is never here.
-UNHEARD_OF = {"inflection_ingest_unkept_total", "inflection_delivery_calls_suppressed_total"}
+UNHEARD_OF = {
+    "inflection_delivery_calls_suppressed_total",
+    "inflection_ingest_alias_changes_total",
+    "inflection_ingest_alias_lookups_total",
+    "inflection_ingest_requests_limited_total",
+    "inflection_ingest_unkept_total",
+    "inflection_telemetry_spans_dropped_total",
+}
 # Prometheus' own.
 FOREIGN = re.compile(r"^(up|ALERTS|scrape_\w+|inflection:.*)$")
 
