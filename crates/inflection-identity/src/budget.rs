@@ -7,12 +7,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use inflection_telemetry::Gauge;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::metrics::IdentityMetrics;
 
 /// Of the budget, in percent, from which on it is said that it comes to an end.
 const NEAR_PERCENT: u64 = 80;
 const MIB: u64 = 1024 * 1024;
+/// Partitions whose state is loaded at once: what a process takes over before it is counted.
+const RECOVERIES_MAX: usize = 2;
 
 /// Where use stands against the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,7 @@ struct Shared {
     /// 0 is no budget.
     bytes: u64,
     used: Mutex<Used>,
+    recovering: Semaphore,
 }
 
 #[derive(Debug)]
@@ -75,7 +79,8 @@ impl StateBudget {
     /// A budget of so many bytes; 0 is none.
     #[must_use]
     pub fn of_bytes(bytes: u64) -> Self {
-        Self(Arc::new(Shared { bytes, used: Mutex::new(Used { bytes: 0, level: Level::Within }) }))
+        let used = Mutex::new(Used { bytes: 0, level: Level::Within });
+        Self(Arc::new(Shared { bytes, used, recovering: Semaphore::new(RECOVERIES_MAX) }))
     }
 
     /// The budget, in bytes; 0 is none.
@@ -89,6 +94,14 @@ impl StateBudget {
     pub fn exceeded(&self) -> Option<Exceeded> {
         let used = self.0.used.lock().unwrap_or_else(PoisonError::into_inner);
         (used.level == Level::Over).then_some(Exceeded { used: used.bytes, budget: self.0.bytes })
+    }
+
+    /// Leave to load the state of one more partition, until it is counted: the memory that a dead worker's partitions take is
+    /// not known before they are loaded, and loading all of them at once could take what there is not. `None` while more is
+    /// used than there is.
+    pub(crate) async fn admit(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = self.0.recovering.acquire().await.ok()?;
+        self.exceeded().is_none().then_some(permit)
     }
 
     /// Notes that a state takes `now` instead of `before`, and says when that passes a mark.
@@ -195,6 +208,21 @@ mod tests {
         drop(one);
         assert_eq!(budget.exceeded(), None);
         assert_eq!(budget.0.used.lock().unwrap().bytes, MIB + 1);
+    }
+
+    #[tokio::test]
+    async fn states_are_loaded_two_at_a_time_and_none_above_the_budget() {
+        let metrics = IdentityMetrics::new(&Registry::default());
+        let budget = StateBudget::of_bytes(MIB);
+        let (one, two) = (budget.admit().await, budget.admit().await);
+        assert!(one.is_some() && two.is_some());
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(1), budget.admit()).await.is_err());
+        let mut size = StateSize::of(0, &budget, &metrics);
+        size.set(1, 2 * usize::try_from(MIB).unwrap());
+        drop(one);
+        assert!(budget.admit().await.is_none(), "what one has loaded is counted before the next");
+        size.set(0, 0);
+        assert!(budget.admit().await.is_some());
     }
 
     #[test]

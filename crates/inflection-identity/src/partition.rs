@@ -111,12 +111,16 @@ impl Worker {
             let recovered = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                recovered = self.recover() => recovered,
+                recovered = self.recover_if_there_is_room() => recovered,
             };
             match recovered {
-                Ok(recovered) => {
+                Ok(None) => tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(HOLD_LOOK) => self.metrics.holds.add(1),
+                },
+                Ok(Some((recovered, size))) => {
                     wait = RETRY_WAIT.0;
-                    self.own(recovered, &shutdown).await?;
+                    self.own(recovered, size, &shutdown).await?;
                     // Another owner has written. That this worker is one no more will be told in a moment: until then
                     // the two must not keep reading the log anew in turn.
                     tokio::select! {
@@ -139,6 +143,15 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Rebuilds the state and counts it, unless what is loaded already takes too much memory.
+    async fn recover_if_there_is_room(&self) -> Result<Option<(Recovered, StateSize)>, PartitionError> {
+        let Some(_until_counted) = self.budget.admit().await else { return Ok(None) };
+        let recovered = self.recover().await?;
+        let mut size = StateSize::of(self.partition.index(), &self.budget, &self.metrics);
+        measure(&recovered.step, &mut size);
+        Ok(Some((recovered, size)))
     }
 
     /// Rebuilds the state from the newest snapshot and the decision log after it.
@@ -177,14 +190,17 @@ impl Worker {
     }
 
     /// Folds until `shutdown`, or until another owner has written (then it returns, and recovery starts anew).
-    async fn own(&self, recovered: Recovered, shutdown: &CancellationToken) -> Result<(), PartitionError> {
+    async fn own(
+        &self,
+        recovered: Recovered,
+        mut size: StateSize,
+        shutdown: &CancellationToken,
+    ) -> Result<(), PartitionError> {
         let Recovered { mut step, mut fence, mut reader, mut snapshots } = recovered;
         let mut workspaces = self.directory.current();
         let mut policies = Policies::of(&workspaces, &self.key);
         let mut inputs = VecDeque::new();
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
-        let mut size = StateSize::of(self.partition.index(), &self.budget, &self.metrics);
-        measure(&step, &mut size);
         let mut marked: Option<Instant> = None;
         loop {
             if inputs.is_empty() && self.budget.exceeded().is_some() {

@@ -75,10 +75,8 @@ pub async fn run(
     let service = Arc::new(service);
     counting.spawn(service.rejected.clone().keep(service.bus.clone(), counted.clone()));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let pulse = service.metrics.liveness.watch("ingest, taking connections,");
     loop {
-        // Room comes back by itself: a connection that idles is closed, and a request has its time.
-        let work = pulse.work();
+        // Room comes back by itself: a connection that idles is closed, and a request has its time. A full house is no work.
         let permit = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
@@ -88,7 +86,6 @@ pub async fn run(
             }
             permit = Arc::clone(&room).acquire_owned() => permit,
         };
-        drop(work);
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,

@@ -129,8 +129,9 @@ mod tests {
     use inflection_delivery::DeliveryMetrics;
     use inflection_identity::IdentityMetrics;
     use inflection_ingest::IngestMetrics;
-    use inflection_telemetry::Described;
     use inflection_telemetry::catalogue::{CATALOGUE, Entry, Kind, Label, Values};
+    use inflection_telemetry::{Described, Tracer};
+    use tokio_util::task::TaskTracker;
 
     use super::*;
     use crate::ledger::LedgerMetrics;
@@ -141,6 +142,7 @@ mod tests {
         describe_process(&registry);
         let _registered = (BusMetrics::new(&registry), ReloadMetrics::new(&registry), LedgerMetrics::new(&registry));
         let _stages = (IngestMetrics::new(&registry), IdentityMetrics::new(&registry), DeliveryMetrics::new(&registry));
+        let _traces = Tracer::start(None, "test", "0", &registry, &TaskTracker::new()).unwrap();
         registry.described()
     }
 

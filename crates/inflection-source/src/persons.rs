@@ -265,7 +265,7 @@ mod tests {
             id: InstallationId::new("inst-1").unwrap(),
             key: InstallationKey::new([7; 32]),
             partitions: PartitionCount::new(16).unwrap(),
-            schema_version: 1,
+            schema_version: inflection_wire::SCHEMA_VERSION,
             oldest_reader: 1,
         }
     }

@@ -8,10 +8,10 @@ use crate::{DecodeError, pb};
 
 /// Version of the messages in `proto/`, which goes up with every change of them that a program of before would notice.
 /// ARCHITECTURE.md, "Versions side by side", has the rule.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 /// The oldest version whose programs may work beside this one, while a release rolls out or is taken back. It follows
 /// [`SCHEMA_VERSION`] when a program of before would lose something by not knowing what is new.
-pub const OLDEST_READER: u32 = 1;
+pub const OLDEST_READER: u32 = 2;
 
 /// What makes two installations different.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -282,7 +282,7 @@ impl Committer {
         let start = self.active.end;
         if let Err(error) = self.active.segment.write_slices_at(start, &mut bytes.slices()) {
             // What was refused must not be found by the next start.
-            self.active.segment.write_at(start, &vec![0; bytes.len()]).map_err(|worse| {
+            self.active.segment.cut_from(start).map_err(|worse| {
                 WriteFailure::Failed(format!("{error}; and what was half written cannot be removed: {worse}"))
             })?;
             return Err(failure(&error));

@@ -83,10 +83,6 @@ impl Segment {
         Ok(bytes)
     }
 
-    pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
-    }
-
     /// Writes all of them, one after the other.
     pub(super) fn write_slices_at(&self, mut offset: u64, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         while slices.iter().any(|slice| !slice.is_empty()) {
@@ -112,6 +108,16 @@ impl Segment {
         let length = self.file.metadata()?.len();
         self.file.set_len(offset)?;
         allocate(&self.file, length)?;
+        self.file.sync_all()
+    }
+
+    /// Removes everything from `offset` on, and takes its room again if there is any: needs none itself, so that a disk which
+    /// has filled up in the middle of a write can be left as it was before.
+    pub(super) fn cut_from(&self, offset: u64) -> io::Result<()> {
+        self.file.set_len(offset)?;
+        if let Err(error) = allocate(&self.file, self.bytes) {
+            tracing::debug!(%error, "the room behind the journal's end is not reserved any more");
+        }
         self.file.sync_all()
     }
 

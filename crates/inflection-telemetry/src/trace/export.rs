@@ -10,7 +10,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
-    ExporterBuildError, Protocol, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _,
+    ExporterBuildError, Protocol, RetryPolicy, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
@@ -73,14 +73,15 @@ impl Tracer {
         tasks: &TaskTracker,
         flush_within: Duration,
     ) -> Result<(Self, Exporting), TraceError> {
+        // Told also when no traces are sent, so that dashboards have them.
+        let dropped = registry.counters("inflection_telemetry_spans_dropped", "Spans that were not sent, by reason");
+        let exported = registry.counter("inflection_telemetry_spans_exported", "Spans the collector has taken");
         let Some(settings) = settings else { return Ok((Self::default(), Exporting(None))) };
         let stop = CancellationToken::new();
         let mut exporter = exporter(settings, stop.clone())?;
         exporter.set_resource(&resource(settings, service, version));
         let (sender, queue) = mpsc::channel(QUEUE_SPANS_MAX);
-        let dropped = registry.counters("inflection_telemetry_spans_dropped", "Spans that were not sent, by reason");
         let tracer = Self::new(settings.sampling, sender, dropped.with(&[("reason", "queue_full")]));
-        let exported = registry.counter("inflection_telemetry_spans_exported", "Spans the collector has taken");
         let export = Export { exporter, queue, batch: Vec::new(), sending: 0, exported, dropped, is_failing: false };
         let ended = tasks.spawn(export.run(stop.clone(), flush_within));
         // The host alone: an address may have a password in it.
@@ -117,6 +118,8 @@ fn exporter(settings: &TraceSettings, stop: CancellationToken) -> Result<OtlpExp
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(settings.endpoint.as_str())
         .with_http_client(Transport { client, stop })
+        // Ours are the only ones: the library's would put a thread of the runtime to sleep.
+        .with_retry_policy(RetryPolicy::disabled())
         .build()
         .map_err(TraceError::Exporter)
 }

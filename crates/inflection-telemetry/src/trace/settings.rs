@@ -98,7 +98,11 @@ fn endpoint(traces: Option<String>, general: Option<String>) -> Option<Result<Ur
     };
     let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     // Not with its text: some put a password into it.
-    Some(url.ok_or_else(|| format!("{name} is no address that begins with http:// or https://")))
+    let url = url.ok_or_else(|| format!("{name} is no address that begins with http:// or https://"));
+    Some(url.and_then(|url| match (url.username(), url.password()) {
+        ("", None) => Ok(url),
+        _ => Err(format!("{name} has a user or a password in it: say them in OTEL_EXPORTER_OTLP_HEADERS")),
+    }))
 }
 
 /// The sampler of that name. A parent that is not sampled decides nothing here, unlike in the specification: whoever sends

@@ -238,7 +238,7 @@ async fn provision(args: &BenchArgs, url: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_DEADLINE;
     let (replicas, partitions) = (args.replicas.to_string(), args.partitions.to_string());
     loop {
-        let mut provision = Command::new(std::env::current_exe()?);
+        let mut provision = ourselves()?;
         provision.args(["provision", "--allow-degraded", "--log-level", "error", "--nats-url", url]);
         provision.args(["--replicas", &replicas, "--partitions", &partitions]);
         let done = provision.stdout(Stdio::null()).stderr(Stdio::piped()).output().await?;
@@ -252,8 +252,19 @@ async fn provision(args: &BenchArgs, url: &str) -> anyhow::Result<()> {
     }
 }
 
-fn stage(name: &str, config: &Path, admin: SocketAddr) -> anyhow::Result<Command> {
+/// This program, without what the environment says of another install: a bench must not send its load there.
+fn ourselves() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("INFLECTION_") || name.starts_with("OTEL_")) {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+fn stage(name: &str, config: &Path, admin: SocketAddr) -> anyhow::Result<Command> {
+    let mut command = ourselves()?;
     command.arg(name).arg("--config").arg(config).arg("--admin-listen").arg(admin.to_string());
     command.args(["--allow-insecure-endpoint", "--log-level", "error"]);
     command.stdout(Stdio::null()).kill_on_drop(true);
