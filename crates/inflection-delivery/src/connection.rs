@@ -223,8 +223,15 @@ enum Done {
     /// Calls lie in the parked log.
     Parked {
         partition: u16,
+        /// Which of the lanes that the partition has had.
+        lane: u64,
         sequence: u64,
         tickets: BTreeMap<u64, usize>,
+    },
+    /// Another owner has written the parked log.
+    Fenced {
+        partition: u16,
+        lane: u64,
     },
     /// A message of the parked log was read.
     Loaded(Box<Loaded>),
@@ -519,7 +526,10 @@ impl Sender {
                 self.finish(finished);
             }
             Ok(Done::Buried { batch, stored: false }) => self.dispatcher.not_buried(batch),
-            Ok(Done::Parked { partition, sequence, tickets }) => self.parked(partition, sequence, tickets),
+            Ok(Done::Parked { partition, lane, sequence, tickets }) => {
+                self.parked((partition, lane), sequence, tickets);
+            }
+            Ok(Done::Fenced { partition, lane }) => self.fenced(partition, lane),
             Ok(Done::Loaded(loaded)) => self.loaded(*loaded),
             Ok(Done::Looked { partition, generation, expired }) => self.looked(partition, generation, expired),
             Ok(Done::Replays { items, rest }) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::parking::{self, Lane, Late, Loaded};
-use super::{LOOK_EVERY, Sender};
+use super::{GENERATIONS_A_LANE, LOOK_EVERY, Sender};
 use crate::books::CallEnd;
 use crate::dispatcher::{Appetite, Fate, Item, LaneId};
 use crate::park::{May, Todo};
@@ -13,7 +13,9 @@ use crate::park::{May, Todo};
 impl Sender {
     /// Begins to serve a partition.
     pub(super) fn open(&mut self, partition: u16, last: u64) {
-        let released = self.tracked(partition).map_or(0, |tracked| tracked.released(&self.key));
+        let released = self.tracked(partition).map_or(0, |tracked| tracked.released(&self.key, last));
+        // Who waited for an earlier lane has given it up.
+        self.closing.remove(&partition);
         match self.new_lane(partition, last, released) {
             Ok(lane) => {
                 self.flags.set_parked(partition, !lane.park.is_live());
@@ -131,8 +133,8 @@ impl Sender {
             Todo::Append(items) => {
                 let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { return false };
                 let Some(totals) = tracked.with_parked(&self.key, items.len()) else { return false };
-                let (log, fence) = (lane.log.clone(), lane.park.fence());
-                self.work.spawn(parking::append(bus, log, fence, partition, items, totals));
+                let (log, fence, lane) = (lane.log.clone(), lane.park.fence(), generation / GENERATIONS_A_LANE);
+                self.work.spawn(parking::append(bus, log, fence, (partition, lane), items, totals));
             }
             Todo::Read { after } => {
                 self.loads += 1;
@@ -184,16 +186,25 @@ impl Sender {
         }
     }
 
-    pub(super) fn parked(&mut self, partition: u16, sequence: u64, tickets: BTreeMap<u64, usize>) {
+    pub(super) fn parked(&mut self, (partition, lane): (u16, u64), sequence: u64, tickets: BTreeMap<u64, usize>) {
+        let Some(lane) = lane_mut(&mut self.lanes, partition, lane) else { return };
+        let read = lane.park.appended(sequence);
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
-                tickets.into_iter().fold(false, |moved, (decision, count)| {
+                let moved = tickets.into_iter().fold(false, |moved, (decision, count)| {
                     books.end(&self.key, decision, CallEnd::Parked, count) || moved
-                })
+                });
+                (read && books.open_release(&self.key, sequence, 0, None)) || moved
             });
         }
-        if let Some(lane) = self.lanes.get_mut(&partition) {
-            lane.park.appended(sequence);
+    }
+
+    /// Has the partition let go of: its books are not what its parked log says.
+    pub(super) fn fenced(&mut self, partition: u16, lane: u64) {
+        let Some(lane) = lane_mut(&mut self.lanes, partition, lane) else { return };
+        lane.park.lost();
+        if let Some(tracked) = self.tracked(partition) {
+            tracked.fence();
         }
     }
 
@@ -208,10 +219,10 @@ impl Sender {
         self.count_suppressed(late.suppressed);
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
-                books.open_release(&self.key, sequence, count, Some(held.into()));
+                let moved = books.open_release(&self.key, sequence, count, Some(held.into()));
                 ended
                     .into_iter()
-                    .fold(false, |moved, (fate, count)| books.end_release(&self.key, sequence, fate, count) || moved)
+                    .fold(moved, |moved, (fate, count)| books.end_release(&self.key, sequence, fate, count) || moved)
             });
         }
         let now = self.now();
@@ -229,7 +240,8 @@ impl Sender {
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
                 expired.into_iter().fold(false, |moved, (sequence, late)| {
-                    books.open_release(&self.key, sequence, late.expired + late.suppressed, None);
+                    let count = late.expired + late.suppressed;
+                    let moved = books.open_release(&self.key, sequence, count, None) || moved;
                     late.ends().fold(moved, |moved, (fate, count)| {
                         books.end_release(&self.key, sequence, fate, count) || moved
                     })
@@ -243,4 +255,9 @@ impl Sender {
             tracked.update(|books| books.end_release(&self.key, sequence, fate, count));
         }
     }
+}
+
+/// A lane of a partition, if it is still the one that something was begun for.
+fn lane_mut(lanes: &mut BTreeMap<u16, Lane>, partition: u16, lane: u64) -> Option<&mut Lane> {
+    lanes.get_mut(&partition).filter(|own| own.park.generation() / GENERATIONS_A_LANE == lane)
 }

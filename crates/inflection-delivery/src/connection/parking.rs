@@ -63,12 +63,13 @@ pub(super) struct Loaded {
     pub(super) reader: Reader,
 }
 
-/// Appends calls, through outages of the bus. Nothing else may write the log.
+/// Appends calls, through outages of the bus. Nothing else may write the log: whoever finds that somebody has is the owner no
+/// more.
 pub(super) async fn append(
     bus: Bus,
     log: Log,
     fence: u64,
-    partition: u16,
+    (partition, lane): (u16, u64),
     items: Vec<Item>,
     totals: inflection_wire::ConnectionTotals,
 ) -> Done {
@@ -89,8 +90,9 @@ pub(super) async fn append(
     drop(items);
     loop {
         match bus.append(&log, Some(fence), payload.clone()).await {
-            Ok(sequence) => return Done::Parked { partition, sequence, tickets },
-            Err(error @ (AppendError::Fenced { .. } | AppendError::TooLarge { .. })) => {
+            Ok(sequence) => return Done::Parked { partition, lane, sequence, tickets },
+            Err(AppendError::Fenced { .. }) => return Done::Fenced { partition, lane },
+            Err(error @ AppendError::TooLarge { .. }) => {
                 return Done::Failed(Failure::Park { partition, source: error });
             }
             Err(error) if bus.has_failed() => return Done::Failed(Failure::Park { partition, source: error }),
