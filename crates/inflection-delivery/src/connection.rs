@@ -26,8 +26,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::ConnectionKey;
-use crate::dead_letters::{message_id, now, refused};
-use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Item, LaneId, Limits, Response};
+use crate::dead_letters::{Kept, message_id, now, refused, try_to_keep};
+use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Fate, Item, LaneId, Limits, Response};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
 use crate::park::Park;
@@ -218,7 +218,8 @@ enum Done {
     },
     Buried {
         batch: BatchId,
-        stored: bool,
+        /// What came of the letter; `None` if it could not be stored yet.
+        kept: Option<Kept>,
     },
     /// Calls lie in the parked log.
     Parked {
@@ -504,28 +505,32 @@ impl Sender {
     }
 
     fn bury(&mut self, batch: BatchId, item: &Item, attempts: u32, status: u16) {
-        let entry = refused(&self.key, item, attempts, status);
+        let dying = refused(&self.key, item, attempts, status);
         tracing::warn!(workspace = %self.key.0, connection = %self.key.1, status, message_id = message_id(item),
             "segment refuses a call by itself; it goes to the dead letters");
-        let (bus, dead) = (self.shared.bus.clone(), self.dead.clone());
+        let (bus, dead, suppression) = (self.shared.bus.clone(), self.dead.clone(), self.shared.suppression.clone());
         self.work.spawn(async move {
-            let stored = bus.append(&dead, None, entry.encode()).await;
-            if let Err(error) = &stored {
+            let kept = try_to_keep(&bus, &dead, &suppression, &dying).await;
+            if let Err(error) = &kept {
                 tracing::warn!(%error, "a dead letter could not be stored yet");
                 tokio::time::sleep(BURY_RETRY_WAIT).await;
             }
-            Done::Buried { batch, stored: stored.is_ok() }
+            Done::Buried { batch, kept: kept.ok() }
         });
     }
 
     fn take(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Sent { batch, response, took, calls }) => self.sent(batch, response, took, calls),
-            Ok(Done::Buried { batch, stored: true }) => {
-                let finished = self.dispatcher.buried(batch);
+            Ok(Done::Buried { batch, kept: Some(kept) }) => {
+                let fate = match kept {
+                    Kept::Yes => Fate::Dead,
+                    Kept::Suppressed => Fate::Suppressed,
+                };
+                let finished = self.dispatcher.buried(batch, fate);
                 self.finish(finished);
             }
-            Ok(Done::Buried { batch, stored: false }) => self.dispatcher.not_buried(batch),
+            Ok(Done::Buried { batch, kept: None }) => self.dispatcher.not_buried(batch),
             Ok(Done::Parked { partition, lane, sequence, tickets }) => {
                 self.parked((partition, lane), sequence, tickets);
             }

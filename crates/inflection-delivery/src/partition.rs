@@ -8,15 +8,13 @@ use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, Log, Message, ReadError};
 use inflection_control::Connection;
 use inflection_domain::{Body, Call, InstallationId, MessageId, Timestamp, WorkspaceId};
-use inflection_wire::{
-    DeadLetter, DeadLetterEntry, DeadLetterOutcome, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body,
-};
+use inflection_wire::{DeadLetter, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::books::{CallEnd, ConnectionKey};
 use crate::connection::{Command, Flags};
-use crate::dead_letters::{self, EXPIRED, now};
+use crate::dead_letters::{self, Dying, EXPIRED, Kept, now};
 use crate::dispatcher::Ticket;
 use crate::metrics::DeliveryMetrics;
 use crate::pages::Pages;
@@ -122,7 +120,8 @@ struct Output<'o> {
     pages: Pages,
     /// What is known of each call after the skipped ones; `None` is rendered.
     calls: Vec<Option<CallEnd>>,
-    dead: Vec<DeadLetter>,
+    /// Letters of calls that cannot be sent, and the calls' places in `calls`.
+    dead: Vec<(usize, Dying)>,
 }
 
 impl Output<'_> {
@@ -253,11 +252,12 @@ impl Reading {
             let letter = |reason: &str, item: Bytes| {
                 self.letter(decided, call, outlet, body.event_id.as_str(), reason.to_owned(), item)
             };
+            let place = output.calls.len();
             let page = output.pages.page();
             match translate(installation, &outlet.settings, decided, body, call, page) {
                 Translation::Rendered(at) if waited > outlet.settings.expire_after => {
                     let item = page.get(at.item..at.end).unwrap_or_default();
-                    output.dead.push(letter(EXPIRED, Bytes::copy_from_slice(item)));
+                    output.dead.push((place, letter(EXPIRED, Bytes::copy_from_slice(item))));
                     page.truncate(at.start);
                     output.calls.push(Some(CallEnd::Dead));
                 }
@@ -267,7 +267,7 @@ impl Reading {
                 }
                 Translation::Filtered => output.calls.push(Some(CallEnd::Filtered)),
                 Translation::Invalid(invalid) => {
-                    output.dead.push(letter(&invalid.to_string(), Bytes::new()));
+                    output.dead.push((place, letter(&invalid.to_string(), Bytes::new())));
                     output.calls.push(Some(CallEnd::Dead));
                 }
             }
@@ -277,8 +277,9 @@ impl Reading {
     fn unreadable(&self, decided: &Decided, error: &DecodeError, output: &mut Output<'_>) {
         tracing::error!(partition = self.partition, %error, "a fact's body cannot be read; its calls are dead");
         for call in output.uncounted(&decided.calls) {
+            let letter = self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new());
+            output.dead.push((output.calls.len(), letter));
             output.calls.push(Some(CallEnd::Dead));
-            output.dead.push(self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new()));
         }
     }
 
@@ -290,10 +291,10 @@ impl Reading {
         event_id: &str,
         reason: String,
         item: Bytes,
-    ) -> DeadLetter {
+    ) -> Dying {
         let (workspace, connection) = outlet.key.clone();
         let id = MessageId::new(&self.common.installation, &decided.workspace, &connection, call.key);
-        DeadLetter {
+        let letter = DeadLetter {
             workspace,
             connection,
             message_id: id.to_string(),
@@ -304,10 +305,13 @@ impl Reading {
             last_status: 0,
             item,
             person: decided.person,
-        }
+        };
+        Dying { letter, user: decided.user.clone() }
     }
 
-    async fn bury(&self, outlet: &Outlet, letter: DeadLetter) -> Result<(), AppendError> {
+    /// Keeps a letter; returns how its call has ended.
+    async fn bury(&self, outlet: &Outlet, dying: Dying) -> Result<CallEnd, AppendError> {
+        let (letter, reason) = (&dying.letter, dying.letter.reason.clone());
         let (workspace, connection) = (outlet.key.0.as_str(), outlet.key.1.as_str());
         tracing::warn!(
             workspace,
@@ -316,11 +320,15 @@ impl Reading {
             message_id = letter.message_id,
             "a call that cannot be sent goes to the dead letters"
         );
-        let reason = if letter.reason == EXPIRED { EXPIRED } else { "invalid" };
-        let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
-        self.common.metrics.dead.with(&labels).add(1);
-        let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) };
-        dead_letters::store(&self.common.bus, &outlet.dead, &entry).await
+        match dead_letters::keep(&self.common.bus, &outlet.dead, &self.common.suppression, dying).await? {
+            Kept::Yes => {
+                let reason = if reason == EXPIRED { EXPIRED } else { "invalid" };
+                let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
+                self.common.metrics.dead.with(&labels).add(1);
+                Ok(CallEnd::Dead)
+            }
+            Kept::Suppressed => Ok(CallEnd::Suppressed),
+        }
     }
 
     /// Hands a message's calls to the connections; those that have room are not kept waiting by those that have not.
@@ -331,8 +339,11 @@ impl Reading {
         connections: usize,
     ) -> Result<(), PartitionError> {
         for output in &mut outputs {
-            for letter in std::mem::take(&mut output.dead) {
-                self.bury(output.outlet, letter).await?;
+            for (place, dying) in std::mem::take(&mut output.dead) {
+                let end = self.bury(output.outlet, dying).await?;
+                if let Some(call) = output.calls.get_mut(place) {
+                    *call = Some(end);
+                }
             }
             let metrics = &self.common.metrics;
             for (end, counter) in [(CallEnd::Filtered, &metrics.filtered), (CallEnd::Suppressed, &metrics.suppressed)] {

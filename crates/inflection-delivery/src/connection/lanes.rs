@@ -141,7 +141,7 @@ impl Sender {
                 let (log, reader) = (lane.log.clone(), lane.reader.take());
                 let (room, key, dead) = (Arc::clone(&self.shared.room), self.key.clone(), self.dead.clone());
                 let (skip, before) = (lane.park.ended(), parking::expiry(self.settings.expire_after));
-                let suppressed = self.shared.suppression.of(&self.key.0);
+                let suppression = self.shared.suppression.clone();
                 let load = parking::Load {
                     bus,
                     log,
@@ -151,7 +151,7 @@ impl Sender {
                     key,
                     dead,
                     skip,
-                    suppressed,
+                    suppression,
                     before,
                     partition,
                     generation,
@@ -180,7 +180,7 @@ impl Sender {
             let orphaned = self.dispatcher.is_locked(LaneId::Partition(*partition));
             let Some(after) = lane.park.look(orphaned) else { continue };
             let source = (self.shared.bus.clone(), lane.log.clone());
-            let dead = (self.dead.clone(), self.key.clone(), self.shared.suppression.of(&self.key.0));
+            let dead = (self.dead.clone(), self.key.clone(), self.shared.suppression.clone());
             let (range, task) = ((after, lane.park.fence()), (*partition, lane.park.generation()));
             self.work.spawn(parking::expire(source, range, dead, before, task));
         }

@@ -666,7 +666,7 @@ impl World {
         let Some((batch, id)) = self.burying.pop_front() else { return };
         self.letters.insert(id);
         self.known.insert(id, Known::Ended);
-        let finished = self.dispatcher.buried(batch);
+        let finished = self.dispatcher.buried(batch, Fate::Dead);
         self.finish(finished);
     }
 
