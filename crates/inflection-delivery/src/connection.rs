@@ -47,6 +47,8 @@ pub(crate) const INBOX_MAX: usize = 256;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait after a dead letter could not be stored.
 const BURY_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether requests may begin again, while who is suppressed is not known.
+const LEASE_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often parked lanes are looked at for calls that have waited too long, at most and at least.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -390,6 +392,9 @@ impl Sender {
     fn begin(&mut self) -> (Option<Duration>, bool) {
         let mut ended = false;
         loop {
+            if !self.shared.suppression.is_current() {
+                return (Some(self.now() + LEASE_LOOK_EVERY), ended);
+            }
             self.dispatcher.set_suppressed(self.shared.suppression.of(&self.key.0));
             match self.dispatcher.poll(self.now()) {
                 Action::Send { batch, items, attempts } => self.send(batch, items, attempts),
@@ -483,12 +488,16 @@ impl Sender {
     }
 
     fn send(&mut self, batch: BatchId, items: Vec<Item>, attempts: u32) {
-        let (client, gzip) = (self.client.clone(), self.settings.gzip);
+        let (client, gzip, suppression) = (self.client.clone(), self.settings.gzip, self.shared.suppression.clone());
         self.work.spawn(async move {
             let body = batch_body(items.iter().map(Item::json), &now().to_string(), gzip);
             let calls = items.iter().map(|item| item.id).collect();
             drop(items);
             let started = Instant::now();
+            if !suppression.is_current() {
+                // The process was stopped between the comparison and here.
+                return Done::Sent { batch, response: Response::Unanswered, took: Duration::ZERO, calls };
+            }
             let response = match client.send(body, gzip, attempts).await {
                 Ok(outcome) => Response::Answered { status: outcome.status, answer: outcome.answer },
                 Err(error @ SendError::Forbidden(_)) => {

@@ -242,6 +242,7 @@ pub(crate) async fn try_to_keep(
     suppression: &Suppression,
     dying: &Dying,
 ) -> Result<Kept, AppendError> {
+    suppression.current().await;
     if dying.is_suppressed(suppression) {
         return Ok(Kept::Suppressed);
     }

@@ -46,5 +46,5 @@ pub use metrics::DeliveryMetrics;
 pub use partition::PartitionError;
 pub use progress::{ProgressError, load_progress};
 pub use service::{DeliveryConfig, DeliveryError, start};
-pub use suppression::Suppressed;
+pub use suppression::{SUPPRESSION_LEASE, Suppressed};
 pub use translate::{Rendered, Translation, translate};

@@ -164,6 +164,8 @@ impl Reading {
     }
 
     async fn message(&self, Message { sequence, payload }: Message) -> Result<(), PartitionError> {
+        // What is left out by an old record is left out for good.
+        self.common.suppression.current().await;
         let batch = DecisionBatch::decode_decisions(&payload)
             .map_err(|source| PartitionError::Decisions { sequence, source })?;
         let outlets = self.common.outlets();

@@ -1,6 +1,7 @@
 //! All partitions and all connections, and how they start, change and leave.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -145,12 +146,17 @@ pub async fn start(
     shares: Shares,
 ) -> Result<(DeliveryHandle, impl Future<Output = Result<(), DeliveryError>> + Send), DeliveryError> {
     let (shared, common, announcer) = parts(&config, &bus, metrics);
+    let mut renewing = JoinSet::new();
+    if bus.is_shared() {
+        announcer.expire();
+        renewing.spawn(announcer.clone().renew(bus.clone()));
+    }
     let (control, shutdown) = (Control::start(&bus, announcer).await?, CancellationToken::new());
     let mut hub = Hub::new(shared.clone(), Arc::clone(&common), control, config.limits, shutdown.clone());
     hub.configure(&config.directory.current()).await?;
     let handle = DeliveryHandle::new(shared.clone(), hub.entries());
     let service = Service { shared, common, entries: hub.entries() };
-    Ok((handle, run(Arc::new(service), hub, config.directory, shares, shutdown)))
+    Ok((handle, run(Arc::new(service), (hub, renewing), config.directory, shares, shutdown)))
 }
 
 /// What the tasks of connections share, what those of partitions share, and who tells both of suppressed persons.
@@ -183,7 +189,7 @@ fn parts(config: &DeliveryConfig, bus: &Bus, metrics: DeliveryMetrics) -> (Share
 /// Serves partitions as they come and go. When there will be none, connections leave too.
 async fn run(
     service: Arc<Service>,
-    hub: Hub,
+    (hub, mut renewing): (Hub, JoinSet<Infallible>),
     directory: Directory,
     mut shares: Shares,
     shutdown: CancellationToken,
@@ -215,6 +221,7 @@ async fn run(
                 served.remove(&ended.map_err(DeliveryError::Panicked)??);
             }
             Some(ended) = connections.join_next() => return ended.map_err(DeliveryError::Panicked)?,
+            Some(Err(error)) = renewing.join_next() => return Err(DeliveryError::Panicked(error)),
         }
     }
     shutdown.cancel();

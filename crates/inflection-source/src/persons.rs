@@ -3,11 +3,11 @@
 //! Who is suppressed is in the record first and in the event logs then; who is let in again, the other way round. Whatever
 //! stops the one who writes them in between, nothing is sent, and saying it again does the rest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use inflection_bus::{Bus, Expected, Log, RecordError, Sequence};
-use inflection_delivery::{DeliveryHandle, Suppressed};
+use inflection_delivery::{DeliveryHandle, SUPPRESSION_LEASE, Suppressed};
 use inflection_domain::{
     EmailAddress, Hash128, Head, OrderKind, Partition, PersonId, PersonOrder, Timestamp, Tombstone, UserId, WorkspaceId,
 };
@@ -17,7 +17,7 @@ use crate::decided::decided;
 
 /// Tries to change the record while others change it too.
 const TRIES: usize = 10;
-/// How long identity, and delivery in this process, may take until an order is in force.
+/// How long identity, and delivery everywhere, may take until an order is in force.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the decision logs are asked whether it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -50,7 +50,7 @@ pub(crate) struct Subject {
 pub(crate) struct Changed {
     /// Since when the person is suppressed, or was.
     pub(crate) since: Timestamp,
-    /// Whether identity has taken the order, and this process sends by it.
+    /// Whether identity has taken the order, and everybody sends by it.
     pub(crate) in_force: bool,
 }
 
@@ -126,9 +126,14 @@ pub(crate) async fn change(
             (revision, since, appended)
         }
     };
+    let written = Instant::now();
     let in_force = async {
         if let Some(delivery) = delivery {
             delivery.suppresses(revision).await;
+        }
+        if bus.is_shared() {
+            // Whoever sends then has read the record since it was written.
+            tokio::time::sleep_until((written + SUPPRESSION_LEASE).into()).await;
         }
         for (partition, sequence) in appended {
             taken(bus, partition, sequence).await?;
