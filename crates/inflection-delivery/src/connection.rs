@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::ConnectionKey;
-use crate::dead_letters::{Kept, message_id, now, refused, try_to_keep};
+use crate::dead_letters::{Kept, Standings, message_id, now, refused, try_to_keep};
 use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Fate, Item, LaneId, Limits, Response};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
@@ -248,6 +248,7 @@ enum Done {
     Replays {
         items: Vec<Item>,
         rest: Vec<u64>,
+        standings: Standings,
     },
     Noted,
     Failed(Failure),
@@ -482,8 +483,9 @@ impl Sender {
         if !idle || self.dispatcher.appetite(self.now()) != Appetite::All {
             return;
         }
-        if let Some(page) = self.replays.next_page() {
-            self.work.spawn(replays::load(self.shared.bus.clone(), self.dead.clone(), page));
+        if let Some((page, standings)) = self.replays.next_page() {
+            let (bus, key, dead) = (self.shared.bus.clone(), self.key.clone(), self.dead.clone());
+            self.work.spawn(replays::load(bus, key, dead, page, standings));
         }
     }
 
@@ -546,8 +548,8 @@ impl Sender {
             Ok(Done::Fenced { partition, lane }) => self.fenced(partition, lane),
             Ok(Done::Loaded(loaded)) => self.loaded(*loaded),
             Ok(Done::Looked { partition, generation, expired }) => self.looked(partition, generation, expired),
-            Ok(Done::Replays { items, rest }) => {
-                self.replays.loaded(rest);
+            Ok(Done::Replays { items, rest, standings }) => {
+                self.replays.loaded(rest, standings);
                 let now = self.now();
                 self.dispatcher.push(LaneId::Replay, items, now);
             }

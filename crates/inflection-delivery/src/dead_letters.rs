@@ -142,7 +142,7 @@ impl Standings {
         counts
     }
 
-    fn lists(&self, sequence: Sequence, message_id: &str) -> bool {
+    pub(crate) fn lists(&self, sequence: Sequence, message_id: &str) -> bool {
         self.by_call.get(&whole_id_of(message_id)) == Some(&Standing::Listed(sequence))
     }
 }
