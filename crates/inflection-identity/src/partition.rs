@@ -209,7 +209,7 @@ impl Worker {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
                     messages = reader.next(INPUT_BYTES_MAX) => Some(messages?),
-                    () = tokio::time::sleep_until(purge_at.into()), if purged < through => None,
+                    () = tokio::time::sleep_until(purge_at.into()), if purged < through || snapshots.are_owed() => None,
                 };
                 match messages {
                     Some(messages) => {
@@ -219,6 +219,7 @@ impl Worker {
                     }
                     None => {
                         (purged, purge_at) = self.tidy(&step, purged, &size).await;
+                        snapshots.take_if_due(&step, fence);
                         continue;
                     }
                 }
@@ -244,6 +245,9 @@ impl Worker {
             self.metrics.contradictions.add(counts.contradictions);
             self.metrics.undecodable.add(counts.undecodable);
             self.metrics.suppressed.add(counts.suppressed);
+            if counts.erased > 0 {
+                snapshots.erased(fence);
+            }
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
                 (purged, purge_at) = self.tidy(&step, purged, &size).await;
