@@ -248,6 +248,7 @@ pub(crate) async fn try_to_keep(
     }
     let outcome = DeadLetterOutcome::Died(dying.letter.clone());
     bus.append(log, None, DeadLetterEntry { at: now(), outcome }.encode()).await?;
+    suppression.current().await;
     if dying.is_suppressed(suppression) {
         // Whoever dropped the person's letters may have looked before this one was there.
         let outcome = DeadLetterOutcome::Dropped(dying.letter.message_id.clone());
