@@ -294,6 +294,15 @@ impl Bus {
         }
     }
 
+    /// Whether other processes may use it too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match &self.0 {
+            Backend::Nats(_) => true,
+            Backend::Embedded(_) => false,
+        }
+    }
+
     /// Whether the bus has failed for good: the embedded store after a disk error. Waiting does not help, a restart may.
     #[must_use]
     pub fn has_failed(&self) -> bool {

@@ -171,7 +171,10 @@ impl<H> Books<H> {
             progress.connections.into_iter().map(|totals| (key(&totals), totals)).collect();
         for (key, parked) in parked {
             let totals = match stored.remove(&key) {
-                // What was sent of a parked log is only ever stored with progress.
+                Some(stored) if parked.ended > stored.ended && parked.released_through > stored.released_through => {
+                    parked
+                }
+                // What was sent of a parked log goes on moving when nothing is parked any more.
                 Some(stored) if parked.ended > stored.ended => {
                     let ConnectionTotals {
                         released_through,
@@ -313,11 +316,23 @@ impl<H> Books<H> {
         Some(totals)
     }
 
-    /// Opens a parked message that is about to be sent.
-    pub(crate) fn open_release(&mut self, key: &ConnectionKey, sequence: u64, open: usize, held: Option<H>) {
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.releases.push_back(Release { sequence, open, ended: Vec::new(), _held: held });
+    /// Opens a parked message that is about to be sent. Returns whether the position moved: over one without calls it
+    /// does at once.
+    pub(crate) fn open_release(&mut self, key: &ConnectionKey, sequence: u64, open: usize, held: Option<H>) -> bool {
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
+        lane.releases.push_back(Release { sequence, open, ended: Vec::new(), _held: held });
+        lane.advance()
+    }
+
+    /// Up to where the parked log, which ends at `last`, was sent. When nothing lies parked by these books, what is in the
+    /// log all the same was written by a former owner too late: its calls have ended here, or are still to be read, so
+    /// that it is passed over.
+    pub(crate) fn pass_over(&mut self, key: &ConnectionKey, last: u64) -> u64 {
+        let Some(lane) = self.lanes.get_mut(key) else { return 0 };
+        if lane.totals.parked == lane.totals.released() {
+            lane.totals.released_through = lane.totals.released_through.max(last);
         }
+        lane.totals.released_through
     }
 
     /// Notes that `count` calls of a parked message ended. Returns whether the position moved.

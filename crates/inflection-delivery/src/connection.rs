@@ -26,8 +26,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::ConnectionKey;
-use crate::dead_letters::{message_id, now, refused};
-use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Item, LaneId, Limits, Response};
+use crate::dead_letters::{Kept, Standings, message_id, now, refused, try_to_keep};
+use crate::dispatcher::{Action, Appetite, BatchId, Dispatcher, Fate, Item, LaneId, Limits, Response};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
 use crate::park::Park;
@@ -48,6 +48,8 @@ pub(crate) const INBOX_MAX: usize = 256;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait after a dead letter could not be stored.
 const BURY_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether requests may begin again, while who is suppressed is not known.
+const LEASE_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often parked lanes are looked at for calls that have waited too long, at most and at least.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -219,13 +221,21 @@ enum Done {
     },
     Buried {
         batch: BatchId,
-        stored: bool,
+        /// What came of the letter; `None` if it could not be stored yet.
+        kept: Option<Kept>,
     },
     /// Calls lie in the parked log.
     Parked {
         partition: u16,
+        /// Which of the lanes that the partition has had.
+        lane: u64,
         sequence: u64,
         tickets: BTreeMap<u64, usize>,
+    },
+    /// Another owner has written the parked log.
+    Fenced {
+        partition: u16,
+        lane: u64,
     },
     /// A message of the parked log was read.
     Loaded(Box<Loaded>),
@@ -239,6 +249,7 @@ enum Done {
     Replays {
         items: Vec<Item>,
         rest: Vec<u64>,
+        standings: Standings,
     },
     Noted,
     Failed(Failure),
@@ -386,6 +397,9 @@ impl Sender {
     fn begin(&mut self) -> (Option<Duration>, bool) {
         let mut ended = false;
         loop {
+            if !self.shared.suppression.is_current() {
+                return (Some(self.now() + LEASE_LOOK_EVERY), ended);
+            }
             self.dispatcher.set_suppressed(self.shared.suppression.of(&self.key.0));
             match self.dispatcher.poll(self.now()) {
                 Action::Send { batch, items, attempts } => self.send(batch, items, attempts),
@@ -473,20 +487,25 @@ impl Sender {
         if !idle || self.dispatcher.appetite(self.now()) != Appetite::All {
             return;
         }
-        if let Some(page) = self.replays.next_page() {
-            self.work.spawn(replays::load(self.shared.bus.clone(), self.dead.clone(), page));
+        if let Some((page, standings)) = self.replays.next_page() {
+            let (bus, key, dead) = (self.shared.bus.clone(), self.key.clone(), self.dead.clone());
+            self.work.spawn(replays::load(bus, key, dead, page, standings));
         }
     }
 
     fn send(&mut self, batch: BatchId, items: Vec<Item>, attempts: u32) {
-        let (client, gzip) = (self.client.clone(), self.settings.gzip);
         let tracer = self.shared.metrics.tracer.clone();
         let trace = RequestTrace::begin(&tracer, &self.key, items.iter().map(|item| item.trace.as_ref()), attempts);
+        let (client, gzip, suppression) = (self.client.clone(), self.settings.gzip, self.shared.suppression.clone());
         self.work.spawn(async move {
             let body = batch_body(items.iter().map(Item::json), &now().to_string(), gzip);
             let calls = items.iter().map(|item| item.id).collect();
             drop(items);
             let started = Instant::now();
+            if !suppression.is_current() {
+                // The process was stopped between the comparison and here.
+                return Done::Sent { batch, response: Response::Unanswered, took: Duration::ZERO, calls };
+            }
             let response = match client.send(body, gzip, attempts).await {
                 Ok(outcome) => Response::Answered { status: outcome.status, answer: outcome.answer },
                 Err(error @ SendError::Forbidden(_)) => {
@@ -507,34 +526,41 @@ impl Sender {
     }
 
     fn bury(&mut self, batch: BatchId, item: &Item, attempts: u32, status: u16) {
-        let entry = refused(&self.key, item, attempts, status);
+        let dying = refused(&self.key, item, attempts, status);
         let trace_id = item.trace.as_ref().map(|trace| trace.trace_id());
         tracing::warn!(workspace = %self.key.0, connection = %self.key.1, status, message_id = message_id(item), trace_id,
             "segment refuses a call by itself; it goes to the dead letters");
-        let (bus, dead) = (self.shared.bus.clone(), self.dead.clone());
+        let (bus, dead, suppression) = (self.shared.bus.clone(), self.dead.clone(), self.shared.suppression.clone());
         self.work.spawn(async move {
-            let stored = bus.append(&dead, None, entry.encode()).await;
-            if let Err(error) = &stored {
+            let kept = try_to_keep(&bus, &dead, &suppression, &dying).await;
+            if let Err(error) = &kept {
                 tracing::warn!(%error, "a dead letter could not be stored yet");
                 tokio::time::sleep(BURY_RETRY_WAIT).await;
             }
-            Done::Buried { batch, stored: stored.is_ok() }
+            Done::Buried { batch, kept: kept.ok() }
         });
     }
 
     fn take(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Sent { batch, response, took, calls }) => self.sent(batch, response, took, calls),
-            Ok(Done::Buried { batch, stored: true }) => {
-                let finished = self.dispatcher.buried(batch);
+            Ok(Done::Buried { batch, kept: Some(kept) }) => {
+                let fate = match kept {
+                    Kept::Yes => Fate::Dead,
+                    Kept::Suppressed => Fate::Suppressed,
+                };
+                let finished = self.dispatcher.buried(batch, fate);
                 self.finish(finished);
             }
-            Ok(Done::Buried { batch, stored: false }) => self.dispatcher.not_buried(batch),
-            Ok(Done::Parked { partition, sequence, tickets }) => self.parked(partition, sequence, tickets),
+            Ok(Done::Buried { batch, kept: None }) => self.dispatcher.not_buried(batch),
+            Ok(Done::Parked { partition, lane, sequence, tickets }) => {
+                self.parked((partition, lane), sequence, tickets);
+            }
+            Ok(Done::Fenced { partition, lane }) => self.fenced(partition, lane),
             Ok(Done::Loaded(loaded)) => self.loaded(*loaded),
             Ok(Done::Looked { partition, generation, expired }) => self.looked(partition, generation, expired),
-            Ok(Done::Replays { items, rest }) => {
-                self.replays.loaded(rest);
+            Ok(Done::Replays { items, rest, standings }) => {
+                self.replays.loaded(rest, standings);
                 let now = self.now();
                 self.dispatcher.push(LaneId::Replay, items, now);
             }

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use inflection_bus::{AppendError, Bus, InvalidName, Log, ReadError, Sequence};
-use inflection_domain::{ConnectionId, MessageId, Timestamp, WorkspaceId};
+use inflection_domain::{ConnectionId, MessageId, Timestamp, UserId, WorkspaceId};
 use inflection_wire::{DeadLetter, DeadLetterEntry, DeadLetterOutcome, DecodeError};
 
 use crate::books::ConnectionKey;
 use crate::dispatcher::Item;
+use crate::suppression::Suppression;
 
 /// Reason of a call that could not be sent for too long because of an outage.
 pub(crate) const EXPIRED: &str = "expired";
@@ -141,7 +142,7 @@ impl Standings {
         counts
     }
 
-    fn lists(&self, sequence: Sequence, message_id: &str) -> bool {
+    pub(crate) fn lists(&self, sequence: Sequence, message_id: &str) -> bool {
         self.by_call.get(&whole_id_of(message_id)) == Some(&Standing::Listed(sequence))
     }
 }
@@ -188,11 +189,79 @@ pub async fn drop_letter(
     Ok(())
 }
 
+/// A letter that is to be kept, and what is known of whose it is beyond what it says.
+#[derive(Debug)]
+pub(crate) struct Dying {
+    pub(crate) letter: DeadLetter,
+    pub(crate) user: Option<UserId>,
+}
+
+impl Dying {
+    fn is_suppressed(&self, suppression: &Suppression) -> bool {
+        suppression.of(&self.letter.workspace).is_some_and(|suppressed| {
+            suppressed.covers(self.letter.person, self.user.as_ref()) || suppressed.covers_letter(&self.letter)
+        })
+    }
+}
+
+/// What came of a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// It is in the log.
+    Yes,
+    /// Its person is suppressed: nothing is kept of it.
+    Suppressed,
+}
+
+/// Keeps a letter, through outages of the bus, unless its person is suppressed. Outages may last: it is asked at each try,
+/// and a letter whose person was suppressed while it was on its way is dropped again.
+///
+/// # Errors
+/// [`AppendError`] when the bus will take nothing more.
+pub(crate) async fn keep(bus: &Bus, log: &Log, suppression: &Suppression, dying: Dying) -> Result<Kept, AppendError> {
+    loop {
+        match try_to_keep(bus, log, suppression, &dying).await {
+            Err(error @ AppendError::TooLarge { .. }) => return Err(error),
+            Err(error) if bus.has_failed() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, %log, "a dead letter could not be stored yet");
+                tokio::time::sleep(RETRY_WAIT).await;
+            }
+            kept => return kept,
+        }
+    }
+}
+
+/// The same, once.
+///
+/// # Errors
+/// [`AppendError`] when the bus does not take it.
+pub(crate) async fn try_to_keep(
+    bus: &Bus,
+    log: &Log,
+    suppression: &Suppression,
+    dying: &Dying,
+) -> Result<Kept, AppendError> {
+    suppression.current().await;
+    if dying.is_suppressed(suppression) {
+        return Ok(Kept::Suppressed);
+    }
+    let outcome = DeadLetterOutcome::Died(dying.letter.clone());
+    bus.append(log, None, DeadLetterEntry { at: now(), outcome }.encode()).await?;
+    suppression.current().await;
+    if dying.is_suppressed(suppression) {
+        // Whoever dropped the person's letters may have looked before this one was there.
+        let outcome = DeadLetterOutcome::Dropped(dying.letter.message_id.clone());
+        store(bus, log, &DeadLetterEntry { at: now(), outcome }).await?;
+    }
+    Ok(Kept::Yes)
+}
+
 /// Stores an entry, through outages of the bus.
 ///
 /// # Errors
 /// [`AppendError`] when the bus will take nothing more.
-pub(crate) async fn store(bus: &Bus, log: &Log, entry: &DeadLetterEntry) -> Result<(), AppendError> {
+async fn store(bus: &Bus, log: &Log, entry: &DeadLetterEntry) -> Result<(), AppendError> {
     let entry = entry.encode();
     loop {
         match bus.append(log, None, entry.clone()).await {
@@ -208,18 +277,18 @@ pub(crate) async fn store(bus: &Bus, log: &Log, entry: &DeadLetterEntry) -> Resu
 }
 
 /// The letter of an item that Segment refused by itself.
-pub(crate) fn refused(key: &ConnectionKey, item: &Item, attempts: u32, status: u16) -> DeadLetterEntry {
+pub(crate) fn refused(key: &ConnectionKey, item: &Item, attempts: u32, status: u16) -> Dying {
     // The words are Segment's own for what its edge refuses, so that they can be looked up there.
     let reason = if status == 413 { "payload_too_large" } else { "bad_request" };
     died(key, item, reason, attempts, status)
 }
 
 /// The letter of a call that could not be sent for too long.
-pub(crate) fn expired(key: &ConnectionKey, item: &Item) -> DeadLetterEntry {
+pub(crate) fn expired(key: &ConnectionKey, item: &Item) -> Dying {
     died(key, item, EXPIRED, 0, 0)
 }
 
-fn died(key: &ConnectionKey, item: &Item, reason: &str, attempts: u32, status: u16) -> DeadLetterEntry {
+fn died(key: &ConnectionKey, item: &Item, reason: &str, attempts: u32, status: u16) -> Dying {
     let json = std::str::from_utf8(item.json()).unwrap_or_default();
     let kind = text_after(json, "\"event\":\"").or_else(|| text_after(json, "\"type\":\"")).unwrap_or_default();
     let letter = DeadLetter {
@@ -234,7 +303,7 @@ fn died(key: &ConnectionKey, item: &Item, reason: &str, attempts: u32, status: u
         item: item.bytes.slice(item.split..),
         person: item.person,
     };
-    DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) }
+    Dying { letter, user: None }
 }
 
 /// The hash in a messageId. All are ours; one that is not is told apart as well as its text is.

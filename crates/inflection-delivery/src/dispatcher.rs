@@ -648,9 +648,9 @@ impl Dispatcher {
         wait.or(back_off).unwrap_or_default()
     }
 
-    /// Notes that the item a batch wanted buried lies in the dead letters.
-    pub fn buried(&mut self, id: BatchId) -> Vec<Finished> {
-        let finished = self.batches.get_mut(&id).and_then(Batch::buried);
+    /// Notes that the item a batch wanted buried lies in the dead letters, or how it has ended instead.
+    pub fn buried(&mut self, id: BatchId, fate: Fate) -> Vec<Finished> {
+        let finished = self.batches.get_mut(&id).and_then(|batch| batch.buried(fate));
         self.release(id);
         finished.into_iter().collect()
     }

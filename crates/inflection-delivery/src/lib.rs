@@ -48,6 +48,6 @@ pub use metrics::DeliveryMetrics;
 pub use partition::PartitionError;
 pub use progress::{ProgressError, load_progress};
 pub use service::{DeliveryConfig, DeliveryError, start};
-pub use suppression::Suppressed;
+pub use suppression::{SUPPRESSION_LEASE, Suppressed};
 pub use trace::CallTrace;
 pub use translate::{Rendered, Translation, translate};

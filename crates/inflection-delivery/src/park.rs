@@ -3,6 +3,9 @@
 //! A lane is live, parked or draining. Parked, everything of it lies in its log or is on the way into it, in order;
 //! draining, what lies there is read from the front and sent, while what comes meanwhile still goes in behind; it is
 //! live again when nothing is left between the two ends. So a call is never sent before one that was there first.
+//!
+//! The last message of a log is never deleted, because it is the fence of the next. Before a lane is live again a message
+//! without calls is put behind what was sent, so that nothing of that has to stay.
 
 use std::collections::VecDeque;
 
@@ -19,12 +22,14 @@ enum Mode {
     Live,
     Parked,
     Draining,
+    /// Another owner has written the log: nothing is done any more.
+    Lost,
 }
 
 /// What the shell should do for a lane.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Todo {
-    /// Append these calls to the log, and say what came of it.
+    /// Append these calls to the log, which may be none, and say what came of it.
     Append(Vec<Item>),
     /// Read the message after this sequence, and say what it was.
     Read {
@@ -55,6 +60,10 @@ pub(crate) struct Park {
     /// On the way into the log.
     waiting: VecDeque<Item>,
     appending: bool,
+    /// What is being appended has no calls.
+    sealing: bool,
+    /// The last message that is known to have no calls.
+    sealed: u64,
     /// The last sequence of the log.
     last: u64,
     /// Up to which sequence it was read and handed on.
@@ -75,6 +84,8 @@ impl Park {
             mode,
             waiting: VecDeque::new(),
             appending: false,
+            sealing: false,
+            sealed: 0,
             last,
             read: released.min(last),
             reading: false,
@@ -108,6 +119,9 @@ impl Park {
     /// Parks the lane, or a draining one again: `unloaded` is what the dispatcher had of it, in order. What of that comes
     /// from the log is forgotten, and read again after `released`, where the first calls may have `ended` already.
     pub(crate) fn park(&mut self, unloaded: Vec<Item>, released: u64, ended: Vec<(Fate, usize)>) {
+        if self.mode == Mode::Lost {
+            return;
+        }
         self.mode = Mode::Parked;
         self.read = released.min(self.last);
         self.reading = false;
@@ -120,7 +134,9 @@ impl Park {
 
     /// Calls that come while the lane is not live.
     pub(crate) fn push(&mut self, items: impl IntoIterator<Item = Item>) {
-        self.waiting.extend(items);
+        if self.mode != Mode::Lost {
+            self.waiting.extend(items);
+        }
     }
 
     /// The next call of the request that was under way when the lane was parked has ended: they are the first of the log.
@@ -138,13 +154,17 @@ impl Park {
 
     /// The next thing to do. To be asked again until there is nothing.
     pub(crate) fn poll(&mut self, may: May) -> Todo {
-        if self.mode == Mode::Live {
+        if matches!(self.mode, Mode::Live | Mode::Lost) {
             return Todo::Nothing;
         }
         if self.mode == Mode::Parked && may.drain && !may.orphaned {
             self.mode = Mode::Draining;
         }
         let at_end = self.mode == Mode::Draining && self.read == self.last && !self.appending;
+        if at_end && may.drain && self.sealed != self.last {
+            (self.appending, self.sealing) = (true, true);
+            return Todo::Append(Vec::new());
+        }
         if at_end && may.drain {
             self.mode = Mode::Live;
             return Todo::GoLive(std::mem::take(&mut self.waiting).into());
@@ -174,10 +194,27 @@ impl Park {
         items
     }
 
-    /// Notes that an append has its place.
-    pub(crate) fn appended(&mut self, sequence: u64) {
+    /// Notes that an append has its place. Returns whether the message has no calls and everything before it was handed on:
+    /// then it need not be read.
+    pub(crate) fn appended(&mut self, sequence: u64) -> bool {
         self.appending = false;
+        let seals = std::mem::take(&mut self.sealing);
+        let read = seals && self.read == self.last;
         self.last = sequence;
+        if seals {
+            self.sealed = sequence;
+        }
+        if read {
+            self.read = sequence;
+        }
+        read
+    }
+
+    /// Notes that an append has met another owner's. What is not in the log is dropped: it is in the decision log.
+    pub(crate) fn lost(&mut self) {
+        self.mode = Mode::Lost;
+        (self.appending, self.sealing) = (false, false);
+        self.waiting.clear();
     }
 
     /// Notes that a message was read. Gives how its first calls have ended already and need not be sent, or `None` if the

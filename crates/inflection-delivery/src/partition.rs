@@ -9,15 +9,13 @@ use inflection_bus::{AppendError, Bus, Log, Message, ReadError};
 use inflection_control::Connection;
 use inflection_domain::{Body, Call, InstallationId, MessageId, Timestamp, WorkspaceId};
 use inflection_telemetry::Pulse;
-use inflection_wire::{
-    DeadLetter, DeadLetterEntry, DeadLetterOutcome, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body,
-};
+use inflection_wire::{DeadLetter, Decided, DecisionBatch, DecodeError, WorkspaceTotals, decode_body};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::books::{CallEnd, ConnectionKey};
 use crate::connection::{Command, Flags};
-use crate::dead_letters::{self, EXPIRED, now};
+use crate::dead_letters::{self, Dying, EXPIRED, Kept, now};
 use crate::dispatcher::Ticket;
 use crate::metrics::DeliveryMetrics;
 use crate::pages::Pages;
@@ -125,8 +123,8 @@ struct Output<'o> {
     pages: Pages,
     /// What is known of each call after the skipped ones; `None` is rendered.
     calls: Vec<Option<CallEnd>>,
-    /// With the trace of each, if it is traced.
-    dead: Vec<(DeadLetter, Option<Arc<CallTrace>>)>,
+    /// Letters of calls that cannot be sent, the calls' places in `calls`, and the trace of each that is traced.
+    dead: Vec<(usize, Dying, Option<Arc<CallTrace>>)>,
 }
 
 impl Output<'_> {
@@ -169,6 +167,8 @@ impl Reading {
     }
 
     async fn message(&self, Message { sequence, payload }: Message) -> Result<(), PartitionError> {
+        // What is left out by an old record is left out for good.
+        self.common.suppression.current().await;
         let work = self.pulse.work();
         let batch = DecisionBatch::decode_decisions(&payload)
             .map_err(|source| PartitionError::Decisions { sequence, source })?;
@@ -259,12 +259,12 @@ impl Reading {
             let letter = |reason: &str, item: Bytes| {
                 self.letter(decided, call, outlet, body.event_id.as_str(), reason.to_owned(), item)
             };
-            let trace = CallTrace::begin(decided.trace.as_deref());
+            let (place, trace) = (output.calls.len(), CallTrace::begin(decided.trace.as_deref()));
             let page = output.pages.page();
             match translate(installation, &outlet.settings, decided, body, call, page) {
                 Translation::Rendered(at) if waited > outlet.settings.expire_after => {
                     let item = page.get(at.item..at.end).unwrap_or_default();
-                    output.dead.push((letter(EXPIRED, Bytes::copy_from_slice(item)), trace));
+                    output.dead.push((place, letter(EXPIRED, Bytes::copy_from_slice(item)), trace));
                     page.truncate(at.start);
                     output.calls.push(Some(CallEnd::Dead));
                 }
@@ -274,7 +274,7 @@ impl Reading {
                 }
                 Translation::Filtered => output.calls.push(Some(CallEnd::Filtered)),
                 Translation::Invalid(invalid) => {
-                    output.dead.push((letter(&invalid.to_string(), Bytes::new()), trace));
+                    output.dead.push((place, letter(&invalid.to_string(), Bytes::new()), trace));
                     output.calls.push(Some(CallEnd::Dead));
                 }
             }
@@ -284,9 +284,9 @@ impl Reading {
     fn unreadable(&self, decided: &Decided, error: &DecodeError, output: &mut Output<'_>) {
         tracing::error!(partition = self.partition, %error, "a fact's body cannot be read; its calls are dead");
         for call in output.uncounted(&decided.calls) {
-            output.calls.push(Some(CallEnd::Dead));
             let letter = self.letter(decided, call, output.outlet, "", "undecodable".to_owned(), Bytes::new());
-            output.dead.push((letter, CallTrace::begin(decided.trace.as_deref())));
+            output.dead.push((output.calls.len(), letter, CallTrace::begin(decided.trace.as_deref())));
+            output.calls.push(Some(CallEnd::Dead));
         }
     }
 
@@ -298,10 +298,10 @@ impl Reading {
         event_id: &str,
         reason: String,
         item: Bytes,
-    ) -> DeadLetter {
+    ) -> Dying {
         let (workspace, connection) = outlet.key.clone();
         let id = MessageId::new(&self.common.installation, &decided.workspace, &connection, call.key);
-        DeadLetter {
+        let letter = DeadLetter {
             workspace,
             connection,
             message_id: id.to_string(),
@@ -312,15 +312,13 @@ impl Reading {
             last_status: 0,
             item,
             person: decided.person,
-        }
+        };
+        Dying { letter, user: decided.user.clone() }
     }
 
-    async fn bury(
-        &self,
-        outlet: &Outlet,
-        letter: DeadLetter,
-        trace: Option<Arc<CallTrace>>,
-    ) -> Result<(), AppendError> {
+    /// Keeps a letter; returns how its call has ended.
+    async fn bury(&self, outlet: &Outlet, dying: Dying, trace: Option<Arc<CallTrace>>) -> Result<CallEnd, AppendError> {
+        let (letter, reason) = (&dying.letter, dying.letter.reason.clone());
         let (workspace, connection) = (outlet.key.0.as_str(), outlet.key.1.as_str());
         tracing::warn!(
             workspace,
@@ -330,14 +328,22 @@ impl Reading {
             trace_id = trace.as_ref().map(|trace| trace.trace_id()),
             "a call that cannot be sent goes to the dead letters"
         );
-        let (reason, end) = if letter.reason == EXPIRED { (EXPIRED, End::Expired) } else { ("invalid", End::Invalid) };
-        let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
-        self.common.metrics.dead.with(&labels).add(1);
+        let message_id = letter.message_id.clone();
+        let kept = dead_letters::keep(&self.common.bus, &outlet.dead, &self.common.suppression, dying).await?;
+        let (end, traced) = match kept {
+            Kept::Yes => {
+                let (reason, traced) =
+                    if reason == EXPIRED { (EXPIRED, End::Expired) } else { ("invalid", End::Invalid) };
+                let labels = [("workspace", workspace), ("connection", connection), ("reason", reason)];
+                self.common.metrics.dead.with(&labels).add(1);
+                (CallEnd::Dead, traced)
+            }
+            Kept::Suppressed => (CallEnd::Suppressed, End::Suppressed),
+        };
         if let Some(trace) = trace {
-            trace.end(&self.common.metrics.tracer, &outlet.key, &letter.message_id, end);
+            trace.end(&self.common.metrics.tracer, &outlet.key, &message_id, traced);
         }
-        let entry = DeadLetterEntry { at: now(), outcome: DeadLetterOutcome::Died(letter) };
-        dead_letters::store(&self.common.bus, &outlet.dead, &entry).await
+        Ok(end)
     }
 
     /// Hands a message's calls to the connections; those that have room are not kept waiting by those that have not.
@@ -348,8 +354,11 @@ impl Reading {
         connections: usize,
     ) -> Result<(), PartitionError> {
         for output in &mut outputs {
-            for (letter, trace) in std::mem::take(&mut output.dead) {
-                self.bury(output.outlet, letter, trace).await?;
+            for (place, dying, trace) in std::mem::take(&mut output.dead) {
+                let end = self.bury(output.outlet, dying, trace).await?;
+                if let Some(call) = output.calls.get_mut(place) {
+                    *call = Some(end);
+                }
             }
             let metrics = &self.common.metrics;
             for (end, counter) in [(CallEnd::Filtered, &metrics.filtered), (CallEnd::Suppressed, &metrics.suppressed)] {

@@ -73,6 +73,8 @@ struct Open {
     books: Books<Hold>,
     /// Of the progress record as it was last read or written here: a write that finds another one is a former owner's.
     revision: Option<u64>,
+    /// Cancelled when a parked log turns out to be another owner's.
+    fenced: CancellationToken,
 }
 
 /// What was written of a partition's progress.
@@ -112,7 +114,23 @@ impl Tracked {
 
     /// Begins with these books, stored under this revision.
     pub(crate) fn open(&self, books: Books<Hold>, revision: Option<u64>) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open { books, revision });
+        let open = Open { books, revision, fenced: CancellationToken::new() };
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(open);
+    }
+
+    /// Notes that another owner has written a parked log of this partition.
+    pub(crate) fn fence(&self) {
+        if let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            open.fenced.cancel();
+        }
+    }
+
+    /// Told when another owner has written a parked log; at once when the partition is not served here.
+    pub(crate) async fn fenced(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|open| open.fenced.clone());
+        if let Some(fenced) = open {
+            fenced.cancelled().await;
+        }
     }
 
     /// Forgets the books: what still comes of earlier work counts for nobody.
@@ -140,9 +158,14 @@ impl Tracked {
         self.look(|books| books.totals(key).map(look)).flatten().unwrap_or_default()
     }
 
-    /// Up to where the parked log was sent.
-    pub(crate) fn released(&self, key: &ConnectionKey) -> u64 {
-        self.totals(key, |totals| totals.released_through)
+    /// Up to where the parked log, which ends at `last`, was sent.
+    pub(crate) fn released(&self, key: &ConnectionKey, last: u64) -> u64 {
+        let before = self.totals(key, |totals| totals.released_through);
+        let released = self.look(|books| books.pass_over(key, last)).unwrap_or(0);
+        if released > before {
+            self.moved.notify_one();
+        }
+        released
     }
 
     /// Whether anything was ever parked: then the log has a last message, the fence of the next.

@@ -1,15 +1,16 @@
 //! All partitions and all connections, and how they start, change and leave.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use inflection_bus::{Bus, InvalidName, Log, ReadError, RecordError};
+use inflection_bus::{AppendError, Bus, InvalidName, Log, ReadError, RecordError};
 use inflection_control::Directory;
 use inflection_domain::{ConnectionId, WorkspaceId};
 use inflection_ownership::{Change, Shares, StopWait};
 use inflection_segment::ClientError;
-use inflection_wire::{ConnectionTotals, DecodeError, DeliveryProgress, Installation, ParkedBatch};
+use inflection_wire::{DecodeError, Installation, ParkedBatch};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::hub::{Entries, Entry, Hub, tell};
 use crate::journal::Journal;
 use crate::metrics::DeliveryMetrics;
 use crate::partition::{Common, PartitionError, Reading};
-use crate::progress::{ProgressError, Tracked, load_revision, pause};
+use crate::progress::{Hold, ProgressError, Tracked, load_revision, pause};
 use crate::room::Room;
 use crate::suppression::{self, Announcer};
 
@@ -95,6 +96,14 @@ pub enum DeliveryError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// What is written to a parked log is not taken.
+    #[error("the parked log {log} cannot be written")]
+    Park {
+        /// Its name.
+        log: Log,
+        /// Why.
+        source: AppendError,
+    },
     /// A partition cannot go on.
     #[error("partition {partition} cannot go on")]
     Partition {
@@ -114,6 +123,8 @@ impl DeliveryError {
         matches!(
             self,
             Self::Read(ReadError::Unavailable(_))
+                // Too large it cannot be; whoever has written it in between has left it readable.
+                | Self::Park { .. }
                 | Self::Progress {
                     source: ProgressError::Record(RecordError::Unavailable(_))
                         | ProgressError::Parked(ReadError::Unavailable(_)),
@@ -135,12 +146,17 @@ pub async fn start(
     shares: Shares,
 ) -> Result<(DeliveryHandle, impl Future<Output = Result<(), DeliveryError>> + Send), DeliveryError> {
     let (shared, common, announcer) = parts(&config, &bus, metrics);
+    let mut renewing = JoinSet::new();
+    if bus.is_shared() {
+        announcer.expire();
+        renewing.spawn(announcer.clone().renew(bus.clone()));
+    }
     let (control, shutdown) = (Control::start(&bus, announcer).await?, CancellationToken::new());
     let mut hub = Hub::new(shared.clone(), Arc::clone(&common), control, config.limits, shutdown.clone());
     hub.configure(&config.directory.current()).await?;
     let handle = DeliveryHandle::new(shared.clone(), hub.entries());
     let service = Service { shared, common, entries: hub.entries() };
-    Ok((handle, run(Arc::new(service), hub, config.directory, shares, shutdown)))
+    Ok((handle, run(Arc::new(service), (hub, renewing), config.directory, shares, shutdown)))
 }
 
 /// What the tasks of connections share, what those of partitions share, and who tells both of suppressed persons.
@@ -173,7 +189,7 @@ fn parts(config: &DeliveryConfig, bus: &Bus, metrics: DeliveryMetrics) -> (Share
 /// Serves partitions as they come and go. When there will be none, connections leave too.
 async fn run(
     service: Arc<Service>,
-    hub: Hub,
+    (hub, mut renewing): (Hub, JoinSet<Infallible>),
     directory: Directory,
     mut shares: Shares,
     shutdown: CancellationToken,
@@ -205,6 +221,7 @@ async fn run(
                 served.remove(&ended.map_err(DeliveryError::Panicked)??);
             }
             Some(ended) = connections.join_next() => return ended.map_err(DeliveryError::Panicked)?,
+            Some(Err(error)) = renewing.join_next() => return Err(DeliveryError::Panicked(error)),
         }
     }
     shutdown.cancel();
@@ -214,8 +231,18 @@ async fn run(
     }
 }
 
-/// A partition's progress, that record's revision, and the end of each of its parked logs: whose, where, and its books.
-type Standing = (DeliveryProgress, Option<u64>, Vec<(ConnectionKey, u64, ConnectionTotals)>);
+/// A partition's books, the progress record's revision, and where each of its parked logs ends.
+type Standing = (Books<Hold>, Option<u64>, Vec<(ConnectionKey, u64)>);
+
+/// The end of a parked log.
+#[derive(Debug)]
+struct End {
+    key: ConnectionKey,
+    log: Log,
+    last: u64,
+    /// Its last message has calls.
+    calls: bool,
+}
 
 /// What serving a partition takes.
 #[derive(Debug)]
@@ -246,6 +273,10 @@ impl Service {
                     tracing::warn!(partition, "another owner has stored progress; this one lets go");
                     Ok(())
                 }
+                () = tracked.fenced() => {
+                    tracing::warn!(partition, "another owner has parked calls; this one lets go");
+                    Ok(())
+                }
                 read = reading.run(stop.clone()) => read,
             };
             self.close(partition).await;
@@ -271,7 +302,7 @@ impl Service {
         stop: &CancellationToken,
     ) -> Result<Option<u64>, DeliveryError> {
         // Until every connection is told. Whoever has to wait for the bus lets go of it: others go on meanwhile.
-        let (_opening, (progress, revision, parked)) = loop {
+        let (_opening, (books, revision, lasts)) = loop {
             let opening = self.shared.opening.lock().await;
             if stop.is_cancelled() {
                 return Ok(None);
@@ -286,9 +317,6 @@ impl Service {
                 Err(error) => return Err(error),
             }
         };
-        let lasts: Vec<(ConnectionKey, u64)> = parked.iter().map(|(key, last, _)| (key.clone(), *last)).collect();
-        let totals = parked.into_iter().map(|(key, _, totals)| (key, totals)).collect();
-        let books = Books::new(progress, totals);
         let after = books.read_through();
         tracked.open(books, revision);
         self.shared.share.change(true);
@@ -302,19 +330,38 @@ impl Service {
         Ok(Some(after))
     }
 
-    /// What the progress record and the parked logs say of a partition.
+    /// What the progress record and the parked logs say of a partition. What a former owner still has on its way into a log
+    /// is kept out of it.
     async fn standing(&self, partition: u16) -> Result<Standing, DeliveryError> {
         let bus = &self.shared.bus;
         let (progress, revision) =
             load_revision(bus, partition).await.map_err(|source| DeliveryError::Progress { partition, source })?;
-        let mut parked = Vec::new();
+        let (mut totals, mut ends) = (Vec::new(), Vec::new());
         for log in bus.logs("parked").await? {
             let Some((key, _)) = of_log(&log).filter(|(_, number)| *number == partition) else { continue };
             let Some(last) = bus.last(&log).await? else { continue };
             let damaged = |source| DeliveryError::Damaged { log: log.clone(), source };
-            parked.push((key, last.sequence, ParkedBatch::decode_totals(last.payload).map_err(damaged)?));
+            let (own, calls) = ParkedBatch::decode_totals(last.payload).map_err(damaged)?;
+            totals.push((key.clone(), own));
+            ends.push(End { key, log, last: last.sequence, calls });
         }
-        Ok((progress, revision, parked))
+        let books = Books::new(progress, totals);
+        let mut lasts = Vec::new();
+        for end in ends {
+            lasts.push((end.key.clone(), self.seal(&books, end).await?));
+        }
+        Ok((books, revision, lasts))
+    }
+
+    /// Puts a message without calls at the end of a parked log, where calls lie in it by the books, and where its last
+    /// message has some: that one would have to stay. Gives where the log ends.
+    async fn seal(&self, books: &Books<Hold>, End { key, log, last, calls }: End) -> Result<u64, DeliveryError> {
+        let Some(totals) = books.totals(&key).filter(|totals| calls || totals.still_parked() > 0) else {
+            return Ok(last);
+        };
+        let seal = ParkedBatch { totals: totals.clone(), calls: Vec::new() }.encode();
+        let sealed = self.shared.bus.append(&log, Some(last), seal).await;
+        sealed.map_err(|source| DeliveryError::Park { log, source })
     }
 
     /// Waits until no connection has anything of a partition in hand any more.
@@ -348,9 +395,10 @@ mod tests {
     use std::pin::pin;
 
     use inflection_bus::EmbeddedConfig;
+    use inflection_domain::Timestamp;
     use inflection_domain::{InstallationId, InstallationKey, PartitionCount};
     use inflection_telemetry::Registry;
-    use inflection_wire::{CallPosition, SCHEMA_VERSION};
+    use inflection_wire::{CallPosition, ConnectionTotals, DeliveryProgress, ParkedCall, SCHEMA_VERSION};
 
     use super::*;
     use crate::connection::parked_log;
@@ -372,10 +420,53 @@ mod tests {
         Service { shared, common, entries: Entries::default() }
     }
 
+    fn prod() -> ConnectionKey {
+        (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap())
+    }
+
+    fn parked(totals: &ConnectionTotals, call: &'static [u8]) -> bytes::Bytes {
+        let call = ParkedCall {
+            call: call.into(),
+            event_id_bytes: 1,
+            received_at: Timestamp::default(),
+            id: 1,
+            person: None,
+            trace: None,
+        };
+        ParkedBatch { totals: totals.clone(), calls: vec![call] }.encode()
+    }
+
+    #[tokio::test]
+    async fn what_a_former_owner_parks_too_late_is_kept_out_or_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let (service, stop, log) = (service(&bus), CancellationToken::new(), parked_log(&prod(), 0).unwrap());
+        let ended = |through| ConnectionTotals::new(prod().0, prod().1, 0, CallPosition { through, calls: 0 });
+        // A call lies parked.
+        let one = ConnectionTotals { parked: 1, ..ended(1) };
+        let first = bus.append(&log, None, parked(&one, b"e{}")).await.unwrap();
+        let tracked = Tracked::default();
+        assert_eq!(service.open(0, &tracked, &stop).await.unwrap(), Some(1));
+        let late = bus.append(&log, Some(first), parked(&ConnectionTotals { parked: 2, ..ended(2) }, b"f{}")).await;
+        assert!(matches!(late, Err(AppendError::Fenced { .. })), "{late:?}");
+        // Nothing lies parked, and what the former owner parks was sent meanwhile.
+        let last = bus.last(&log).await.unwrap().unwrap().sequence;
+        let sent =
+            ConnectionTotals { accepted: 1, parked: 1, released_accepted: 1, released_through: last, ..ended(2) };
+        let progress = DeliveryProgress { finished_through: 2, read_through: 2, connections: vec![sent] };
+        let record = DeliveryProgress::record_key(0);
+        bus.put_record(&record, inflection_bus::Expected::Absent, progress.encode()).await.unwrap();
+        bus.append(&log, Some(last), parked(&ConnectionTotals { parked: 2, ..ended(2) }, b"f{}")).await.unwrap();
+        assert_eq!(service.open(0, &tracked, &stop).await.unwrap(), Some(2));
+        let last = bus.last(&log).await.unwrap().unwrap();
+        assert!(!ParkedBatch::decode_totals(last.payload).unwrap().1, "its calls need not stay");
+        assert_eq!(tracked.released(&prod(), last.sequence), last.sequence, "nor are they sent");
+    }
+
     /// A bus that cannot read the end of the one parked log there is.
     async fn unreadable_bus(folder: &tempfile::TempDir) -> Bus {
         let open = || Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned()));
-        let key = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
+        let key = prod();
         let log = parked_log(&key, 0).unwrap();
         let totals = ConnectionTotals::new(key.0, key.1, 0, CallPosition::default());
         let bus = open().await.unwrap();

@@ -40,6 +40,9 @@ pub use step::{Position, Step};
 
 /// Snapshots a process takes at the same time: each holds a copy of a partition's state.
 const SNAPSHOTS_AT_ONCE: usize = 1;
+/// Least time between two that a partition takes because somebody was erased: whoever erases many, one by one, would else
+/// have the whole state written for each.
+const ERASED_EVERY: Duration = Duration::from_secs(10);
 /// How long the last one may take when everything else has ended.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(2);
 
@@ -110,8 +113,11 @@ pub async fn run(
 ) -> Result<(), IdentityError> {
     let mut tasks: JoinSet<Result<u16, IdentityError>> = JoinSet::new();
     let mut served: HashMap<u16, (CancellationToken, Option<StopWait>)> = HashMap::new();
-    let snapshots =
-        SnapshotConfig { every_bytes: config.snapshot_every_bytes, gate: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)) };
+    let snapshots = SnapshotConfig {
+        every_bytes: config.snapshot_every_bytes,
+        gate: Arc::new(Semaphore::new(SNAPSHOTS_AT_ONCE)),
+        erased_every: ERASED_EVERY,
+    };
     metrics.state_budget.set(i64::try_from(config.state_budget.bytes()).unwrap_or(i64::MAX));
     let mut open = true;
     while open || !tasks.is_empty() {

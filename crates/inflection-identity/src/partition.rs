@@ -218,7 +218,7 @@ impl Worker {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
                     messages = reader.next(INPUT_BYTES_MAX) => Some(messages?),
-                    () = tokio::time::sleep_until(purge_at.into()), if purged < through => None,
+                    () = tokio::time::sleep_until(purge_at.into()), if purged < through || snapshots.are_owed() => None,
                     () = sleep_until(mark_at), if mark_at.is_some() => {
                         marked = Some(Instant::now());
                         self.mark_time().await;
@@ -233,6 +233,7 @@ impl Worker {
                     }
                     None => {
                         (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
+                        snapshots.take_if_due(&step, fence);
                         continue;
                     }
                 }
@@ -256,6 +257,7 @@ impl Worker {
             }
             trace.into_iter().for_each(|trace| trace.end(fence));
             self.metrics.appended(payload_bytes, started.elapsed(), &counts);
+            snapshots.erased(counts.erased, fence);
             snapshots.take_if_due(&step, fence);
             if Instant::now() > purge_at {
                 (purged, purge_at) = self.tidy(&step, purged, &mut size).await;

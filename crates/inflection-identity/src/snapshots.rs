@@ -27,6 +27,8 @@ pub(crate) struct SnapshotConfig {
     pub(crate) every_bytes: u64,
     /// Lets one partition at a time hold a copy of its state.
     pub(crate) gate: Arc<Semaphore>,
+    /// Least time between two snapshots of a partition that are taken because somebody was erased.
+    pub(crate) erased_every: Duration,
 }
 
 /// Why the snapshots and the log together give no state.
@@ -91,6 +93,10 @@ pub(crate) struct Snapshots {
     doubtful: bool,
     /// Bytes of decisions since the newest.
     since: u64,
+    /// The message that erased somebody, and how many snapshots are due because of it.
+    erased: Option<(u64, u8)>,
+    /// When the newest was begun here.
+    began: Option<Instant>,
     /// The one that is being taken.
     taking: JoinSet<Result<Done, StoreError>>,
 }
@@ -111,7 +117,9 @@ impl Snapshots {
             return Err(LoadError::Lost { truncated_through: kept.index.truncated_through });
         }
         let (bus, log, taking) = (bus.clone(), log.clone(), JoinSet::new());
-        let snapshots = Self { partition, bus, log, config, metrics, kept, doubtful: false, since: 0, taking };
+        let (erased, began) = (None, None);
+        let snapshots =
+            Self { partition, bus, log, config, metrics, kept, doubtful: false, since: 0, erased, began, taking };
         Ok((snapshots, newest))
     }
 
@@ -120,13 +128,28 @@ impl Snapshots {
         self.since += bytes as u64;
     }
 
+    /// Notes that the message at `through` has erased so many persons. What was known of them leaves the older of the two
+    /// snapshots, and the log, with the second snapshot from now on.
+    pub(crate) fn erased(&mut self, persons: u64, through: u64) {
+        if persons > 0 {
+            self.erased = Some((through, 2));
+        }
+    }
+
+    /// Whether snapshots are due whatever comes, so that [`Snapshots::take_if_due`] is to be called now and then.
+    pub(crate) fn are_owed(&self) -> bool {
+        self.erased.is_some()
+    }
+
     /// Takes a snapshot of the state after message `through`, if one is due and no other one is being taken. The fold
     /// waits only for a copy of the state.
     pub(crate) fn take_if_due(&mut self, step: &Step, through: u64) {
         while let Some(ended) = self.taking.try_join_next() {
             self.taken(ended.map_err(StoreError::from).flatten());
         }
-        if !is_due(self.since, self.config.every_bytes, self.kept.bytes) || !self.taking.is_empty() {
+        let rested = self.began.is_none_or(|began| began.elapsed() >= self.config.erased_every);
+        let due = is_due(self.since, self.config.every_bytes, self.kept.bytes) || (self.are_owed() && rested);
+        if !due || !self.taking.is_empty() {
             return;
         }
         let Ok(permit) = Arc::clone(&self.config.gate).try_acquire_owned() else { return };
@@ -136,6 +159,7 @@ impl Snapshots {
         }
         self.since = 0;
         let started = Instant::now();
+        self.began = Some(started);
         let (head, state) = (step.snapshot_head(self.partition, through), step.state().clone());
         let encode = tokio::task::spawn_blocking(move || (Snapshot::encode(&head, &state), head));
         let work = Work { partition: self.partition, bus: self.bus.clone(), log: self.log.clone(), kept: self.kept };
@@ -167,6 +191,10 @@ impl Snapshots {
             Ok(Done::Found(kept)) => (self.kept, self.doubtful) = (kept, false),
             Ok(Done::Taken(kept)) => {
                 self.kept = kept;
+                self.erased = self.erased.and_then(|(through, owed)| {
+                    let owed = if kept.through >= through { owed - 1 } else { owed };
+                    (owed > 0).then_some((through, owed))
+                });
                 self.metrics.snapshots.add(1);
                 tracing::debug!(partition, through = kept.through, bytes = kept.bytes, "a snapshot was taken");
             }
@@ -272,7 +300,9 @@ impl Work {
             Some(record) => DeliveryProgress::decode(&record.value)?.finished_through,
             None => 0,
         };
-        let truncated_through = truncation(kept.index.truncated_through, kept.through, finished);
+        // Two snapshots may stand at the last message of the log; that one stays.
+        let older = kept.through.min(head.decisions_through.saturating_sub(1));
+        let truncated_through = truncation(kept.index.truncated_through, older, finished);
         let index = SnapshotIndex { newest_slot, truncated_through };
         let expected = kept.revision.map_or(Expected::Absent, Expected::Revision);
         let revision = bus.put_record(&SnapshotIndex::record_key(partition), expected, index.encode()).await?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use inflection_domain::{
-    Decision, Hash128, Head, PartitionState, PersonOrder, Released, Timestamp, Verdict, WorkspaceId,
+    Decision, Hash128, Head, OrderKind, PartitionState, PersonOrder, Released, Timestamp, Verdict, WorkspaceId,
 };
 use inflection_wire::{
     CarriedTrace, Decided, DecisionBatch, DecodeError, Event, EventBatch, Snapshot, SnapshotHead, WorkspaceTotals,
@@ -70,6 +70,8 @@ pub(crate) struct Counts {
     pub(crate) undecodable: u64,
     pub(crate) suppressed: u64,
     pub(crate) held: u64,
+    /// Orders to forget a person.
+    pub(crate) erased: u64,
 }
 
 impl Input {
@@ -176,6 +178,7 @@ impl Step {
             // An owner before us that has consumed some of its events has obeyed.
             if self.position.events == 0 {
                 orders.iter().for_each(|order| self.state.obey(order));
+                counts.erased += orders.iter().filter(|order| order.kind == OrderKind::Erase).count() as u64;
             }
             // Events of this message that an owner before us consumed already.
             while input.taken < self.position.events && input.next().is_some() {}

@@ -3,11 +3,11 @@
 //! Who is suppressed is in the record first and in the event logs then; who is let in again, the other way round. Whatever
 //! stops the one who writes them in between, nothing is sent, and saying it again does the rest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use inflection_bus::{Bus, Expected, Log, RecordError, Sequence};
-use inflection_delivery::{DeliveryHandle, Suppressed};
+use inflection_delivery::{DeliveryHandle, SUPPRESSION_LEASE, Suppressed};
 use inflection_domain::{
     Alias, EmailAddress, Hash128, Head, OrderKind, Partition, PersonId, PersonOrder, Timestamp, Tombstone, UserId,
     WorkspaceId,
@@ -20,7 +20,7 @@ use crate::decided::decided;
 
 /// Tries to change the record while others change it too.
 const TRIES: usize = 10;
-/// How long identity, and delivery in this process, may take until an order is in force.
+/// How long identity, and delivery everywhere, may take until an order is in force.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the decision logs are asked whether it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -53,7 +53,7 @@ pub(crate) struct Subject {
 pub(crate) struct Changed {
     /// Since when the person is suppressed, or was.
     pub(crate) since: Timestamp,
-    /// Whether identity has taken the order, and this process sends by it.
+    /// Whether identity has taken the order, and everybody sends by it.
     pub(crate) in_force: bool,
 }
 
@@ -154,21 +154,15 @@ pub(crate) async fn change(
     subject: &Subject,
     at: Timestamp,
 ) -> Result<Changed, ChangeError> {
-    let (revision, since, appended) = match kind {
-        OrderKind::Suppress | OrderKind::Erase => {
-            let (revision, since) = edit(bus, |all| enter(all, kind, subject, at)).await?;
-            (revision, since, order(bus, kind, subject, at).await?)
-        }
-        OrderKind::Lift => {
-            leave(&mut load(bus).await?, subject)?;
-            let appended = order(bus, kind, subject, at).await?;
-            let (revision, since) = edit(bus, |all| leave(all, subject)).await?;
-            (revision, since, appended)
-        }
-    };
+    let Written { revision, since, appended } = write(bus, kind, subject, at).await?;
+    let written = Instant::now();
     let in_force = async {
         if let Some(delivery) = delivery {
             delivery.suppresses(revision).await;
+        }
+        if bus.is_shared() {
+            // Whoever sends then has read the record since it was written.
+            tokio::time::sleep_until((written + SUPPRESSION_LEASE).into()).await;
         }
         for (partition, sequence) in appended {
             taken(bus, partition, sequence).await?;
@@ -180,6 +174,55 @@ pub(crate) async fn change(
         Err(_elapsed) => false,
     };
     Ok(Changed { since, in_force })
+}
+
+/// An order that is stored.
+#[derive(Debug)]
+struct Written {
+    /// Of the record.
+    revision: u64,
+    since: Timestamp,
+    appended: Vec<(Partition, Sequence)>,
+}
+
+/// Writes an order into the record and into the event logs.
+///
+/// Others may be written at the same time. Each is appended after its change of the record, and then its change must still
+/// be there: else it is done again. So the last order of the logs is one that agrees with the last change of the record.
+async fn write(bus: &Bus, kind: OrderKind, subject: &Subject, at: Timestamp) -> Result<Written, ChangeError> {
+    let mut was_there = None;
+    for _ in 0..TRIES {
+        if kind == OrderKind::Lift {
+            // Nothing that comes after the change of the record is dropped any more. And of a lift that was cut short, or was
+            // overtaken, the logs may not know.
+            order(bus, kind, subject, at).await?;
+        }
+        let edited = edit(bus, |all| match kind {
+            OrderKind::Suppress | OrderKind::Erase => enter(all, kind, subject, at),
+            OrderKind::Lift => leave(all, subject),
+        });
+        let (revision, since) = match (edited.await, was_there) {
+            (Ok(edited), _) => edited,
+            (Err(ChangeError::NotSuppressed), Some(edited)) => edited,
+            (Err(error), _) => return Err(error),
+        };
+        was_there = Some((revision, since));
+        let appended = order(bus, kind, subject, at).await?;
+        if is_so(&load(bus).await?, kind, subject) {
+            return Ok(Written { revision, since, appended });
+        }
+    }
+    Err(anyhow::anyhow!("others say the opposite of this person all the time; try again").into())
+}
+
+/// Whether the record says what an order wants.
+fn is_so(all: &SuppressedPersons, kind: OrderKind, subject: &Subject) -> bool {
+    let found = all.workspaces.get(&subject.workspace).and_then(|persons| persons.get(&subject.tombstone));
+    match kind {
+        OrderKind::Suppress => found.is_some(),
+        OrderKind::Erase => found.is_some_and(|person| person.erased),
+        OrderKind::Lift => found.is_none(),
+    }
 }
 
 /// Puts a person into the record; gives since when it is there.
@@ -256,7 +299,13 @@ async fn taken(bus: &Bus, partition: Partition, sequence: Sequence) -> anyhow::R
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+
+    use inflection_bus::EmbeddedConfig;
     use inflection_domain::{InstallationId, InstallationKey, PartitionCount};
+    use inflection_wire::EventBatch;
 
     use super::*;
 
@@ -283,6 +332,64 @@ mod tests {
         assert_eq!((by_address.partitions.len(), by_address.user), (1, false));
         let user = subject(&Whom::User(UserId::new("u1").unwrap()));
         assert_eq!((user.partitions.len(), user.user), (16, true));
+    }
+
+    /// The orders in an event log, all about one person here.
+    async fn orders(bus: &Bus, partition: Partition) -> Vec<OrderKind> {
+        let log = Log::new(&format!("events.{partition}")).unwrap();
+        if bus.last(&log).await.unwrap().is_none() {
+            return Vec::new();
+        }
+        let messages = bus.read(&log, 0).next(usize::MAX).await.unwrap().into_iter();
+        messages.map(|message| EventBatch::decode(&message.payload).unwrap().orders.remove(0).kind).collect()
+    }
+
+    /// Works on an order until so many are in the log of one of the person's partitions, and then no further.
+    async fn begin<T>(mut written: Pin<&mut impl Future<Output = T>>, bus: &Bus, partition: Partition, count: usize) {
+        while orders(bus, partition).await.len() < count {
+            let ended = poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx).is_ready())).await;
+            assert!(!ended, "it is still appended to other partitions");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_at_the_same_time_leave_record_and_logs_at_one() {
+        let user = subject(&Whom::User(UserId::new("u1").unwrap()));
+        let (some, at) = (user.partitions[3], Timestamp::from_ms(5));
+        // (who is slow, how many orders are in the log when the other one comes)
+        for (slow, fast, count) in [
+            (OrderKind::Suppress, OrderKind::Lift, 2),
+            (OrderKind::Erase, OrderKind::Lift, 2),
+            (OrderKind::Lift, OrderKind::Suppress, 2),
+            (OrderKind::Lift, OrderKind::Suppress, 3),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+            write(&bus, OrderKind::Suppress, &user, at).await.unwrap();
+            let mut slower = pin!(write(&bus, slow, &user, at));
+            begin(slower.as_mut(), &bus, some, count).await;
+            write(&bus, fast, &user, at).await.unwrap();
+            slower.await.unwrap();
+            let all = load(&bus).await.unwrap();
+            assert!(is_so(&all, slow, &user), "who ends last has it as meant: {slow:?}");
+            for partition in &user.partitions {
+                let last = orders(&bus, *partition).await.pop();
+                assert_eq!(last, Some(slow), "{slow:?} {count} in partition {partition}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lift_that_was_cut_short_is_made_whole_by_repeating_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let (subject, at) = (subject(&Whom::Person(PersonId::new("p1").unwrap())), Timestamp::from_ms(5));
+        // The record knows nothing of the person; the fold has heard of a suppression last.
+        order(&bus, OrderKind::Suppress, &subject, at).await.unwrap();
+        let lifted = write(&bus, OrderKind::Lift, &subject, at).await;
+        assert!(matches!(lifted, Err(ChangeError::NotSuppressed)), "{lifted:?}");
+        assert_eq!(orders(&bus, subject.partitions[0]).await.pop(), Some(OrderKind::Lift));
     }
 
     #[test]

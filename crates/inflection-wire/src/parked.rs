@@ -87,12 +87,14 @@ impl ParkedBatch {
         Ok(Self { totals, calls: calls.collect::<Result<_, DecodeError>>()? })
     }
 
-    /// Reads only the books of a bus message.
+    /// Reads only the books of a bus message, and whether it has calls.
     ///
     /// # Errors
     /// [`DecodeError`] when it is none.
-    pub fn decode_totals(message: Bytes) -> Result<ConnectionTotals, DecodeError> {
-        ConnectionTotals::from_pb(&pb::ParkedBatch::decode(message)?.totals.ok_or(DecodeError::Field("totals"))?)
+    pub fn decode_totals(message: Bytes) -> Result<(ConnectionTotals, bool), DecodeError> {
+        let pb = pb::ParkedBatch::decode(message)?;
+        let totals = ConnectionTotals::from_pb(&pb.totals.ok_or(DecodeError::Field("totals"))?)?;
+        Ok((totals, pb.calls_bytes > 0))
     }
 }
 
@@ -126,8 +128,11 @@ mod tests {
         let batch = batch((0..100).map(|number| call(number, Bytes::from(vec![b'x'; 800]))).collect());
         let message = batch.clone().encode();
         assert!(message.len() < 8_000, "compressed: {}", message.len());
-        assert_eq!(ParkedBatch::decode_totals(message.clone()).unwrap(), batch.totals);
+        assert_eq!(ParkedBatch::decode_totals(message.clone()).unwrap(), (batch.totals.clone(), true));
         assert_eq!(ParkedBatch::decode(message).unwrap(), batch);
+        let empty = ParkedBatch { calls: Vec::new(), ..batch };
+        assert_eq!(ParkedBatch::decode_totals(empty.clone().encode()).unwrap(), (empty.totals.clone(), false));
+        assert_eq!(ParkedBatch::decode(empty.clone().encode()).unwrap(), empty);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::parking::{self, Lane, Late, Loaded};
-use super::{LOOK_EVERY, Sender};
+use super::{GENERATIONS_A_LANE, LOOK_EVERY, Sender};
 use crate::books::CallEnd;
 use crate::dispatcher::{Appetite, Fate, Item, LaneId};
 use crate::park::{May, Todo};
@@ -13,7 +13,9 @@ use crate::park::{May, Todo};
 impl Sender {
     /// Begins to serve a partition.
     pub(super) fn open(&mut self, partition: u16, last: u64) {
-        let released = self.tracked(partition).map_or(0, |tracked| tracked.released(&self.key));
+        let released = self.tracked(partition).map_or(0, |tracked| tracked.released(&self.key, last));
+        // Who waited for an earlier lane has given it up.
+        self.closing.remove(&partition);
         match self.new_lane(partition, last, released) {
             Ok(lane) => {
                 self.flags.set_parked(partition, !lane.park.is_live());
@@ -131,16 +133,16 @@ impl Sender {
             Todo::Append(items) => {
                 let Some(tracked) = self.shared.tracked.get(usize::from(partition)) else { return false };
                 let Some(totals) = tracked.with_parked(&self.key, items.len()) else { return false };
-                let (log, fence) = (lane.log.clone(), lane.park.fence());
+                let (log, fence, lane) = (lane.log.clone(), lane.park.fence(), generation / GENERATIONS_A_LANE);
                 let spans = (self.shared.metrics.tracer.clone(), self.key.clone());
-                self.work.spawn(parking::append(bus, log, fence, partition, items, totals, spans));
+                self.work.spawn(parking::append(bus, log, fence, (partition, lane), items, totals, spans));
             }
             Todo::Read { after } => {
                 self.loads += 1;
                 let (log, reader) = (lane.log.clone(), lane.reader.take());
                 let (room, key, dead) = (Arc::clone(&self.shared.room), self.key.clone(), self.dead.clone());
                 let (skip, before) = (lane.park.ended(), parking::expiry(self.settings.expire_after));
-                let suppressed = self.shared.suppression.of(&self.key.0);
+                let suppression = self.shared.suppression.clone();
                 let load = parking::Load {
                     bus,
                     log,
@@ -150,7 +152,7 @@ impl Sender {
                     key,
                     dead,
                     skip,
-                    suppressed,
+                    suppression,
                     before,
                     partition,
                     generation,
@@ -179,22 +181,31 @@ impl Sender {
             let orphaned = self.dispatcher.is_locked(LaneId::Partition(*partition));
             let Some(after) = lane.park.look(orphaned) else { continue };
             let source = (self.shared.bus.clone(), lane.log.clone());
-            let dead = (self.dead.clone(), self.key.clone(), self.shared.suppression.of(&self.key.0));
+            let dead = (self.dead.clone(), self.key.clone(), self.shared.suppression.clone());
             let (range, task) = ((after, lane.park.fence()), (*partition, lane.park.generation()));
             self.work.spawn(parking::expire(source, range, dead, before, task));
         }
     }
 
-    pub(super) fn parked(&mut self, partition: u16, sequence: u64, tickets: BTreeMap<u64, usize>) {
+    pub(super) fn parked(&mut self, (partition, lane): (u16, u64), sequence: u64, tickets: BTreeMap<u64, usize>) {
+        let Some(lane) = lane_mut(&mut self.lanes, partition, lane) else { return };
+        let read = lane.park.appended(sequence);
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
-                tickets.into_iter().fold(false, |moved, (decision, count)| {
+                let moved = tickets.into_iter().fold(false, |moved, (decision, count)| {
                     books.end(&self.key, decision, CallEnd::Parked, count) || moved
-                })
+                });
+                (read && books.open_release(&self.key, sequence, 0, None)) || moved
             });
         }
-        if let Some(lane) = self.lanes.get_mut(&partition) {
-            lane.park.appended(sequence);
+    }
+
+    /// Has the partition let go of: its books are not what its parked log says.
+    pub(super) fn fenced(&mut self, partition: u16, lane: u64) {
+        let Some(lane) = lane_mut(&mut self.lanes, partition, lane) else { return };
+        lane.park.lost();
+        if let Some(tracked) = self.tracked(partition) {
+            tracked.fence();
         }
     }
 
@@ -209,10 +220,10 @@ impl Sender {
         self.count_suppressed(late.suppressed);
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
-                books.open_release(&self.key, sequence, count, Some(held.into()));
+                let moved = books.open_release(&self.key, sequence, count, Some(held.into()));
                 ended
                     .into_iter()
-                    .fold(false, |moved, (fate, count)| books.end_release(&self.key, sequence, fate, count) || moved)
+                    .fold(moved, |moved, (fate, count)| books.end_release(&self.key, sequence, fate, count) || moved)
             });
         }
         let now = self.now();
@@ -230,7 +241,8 @@ impl Sender {
         if let Some(tracked) = self.shared.tracked.get(usize::from(partition)) {
             tracked.update(|books| {
                 expired.into_iter().fold(false, |moved, (sequence, late)| {
-                    books.open_release(&self.key, sequence, late.expired + late.suppressed, None);
+                    let count = late.expired + late.suppressed;
+                    let moved = books.open_release(&self.key, sequence, count, None) || moved;
                     late.ends().fold(moved, |moved, (fate, count)| {
                         books.end_release(&self.key, sequence, fate, count) || moved
                     })
@@ -244,4 +256,9 @@ impl Sender {
             tracked.update(|books| books.end_release(&self.key, sequence, fate, count));
         }
     }
+}
+
+/// A lane of a partition, if it is still the one that something was begun for.
+fn lane_mut(lanes: &mut BTreeMap<u16, Lane>, partition: u16, lane: u64) -> Option<&mut Lane> {
+    lanes.get_mut(&partition).filter(|own| own.park.generation() / GENERATIONS_A_LANE == lane)
 }

@@ -11,11 +11,11 @@ use inflection_wire::{DecodeError, ParkedBatch, ParkedCall};
 
 use super::{Done, Failure};
 use crate::books::ConnectionKey;
-use crate::dead_letters::{self, message_id, now};
+use crate::dead_letters::{self, Kept, message_id, now};
 use crate::dispatcher::{Fate, Item, Ticket};
 use crate::park::Park;
 use crate::room::{Held, Room};
-use crate::suppression::Suppressed;
+use crate::suppression::Suppression;
 use crate::trace::{CallTrace, End};
 
 /// Messages that a reader of a parked log fetches ahead; each is up to half a megabyte of calls.
@@ -65,12 +65,13 @@ pub(super) struct Loaded {
     pub(super) reader: Reader,
 }
 
-/// Appends calls, through outages of the bus. Nothing else may write the log.
+/// Appends calls, through outages of the bus. Nothing else may write the log: whoever finds that somebody has is the owner no
+/// more.
 pub(super) async fn append(
     bus: Bus,
     log: Log,
     fence: u64,
-    partition: u16,
+    (partition, lane): (u16, u64),
     items: Vec<Item>,
     totals: inflection_wire::ConnectionTotals,
     (tracer, key): (Tracer, ConnectionKey),
@@ -99,9 +100,10 @@ pub(super) async fn append(
                 for (item, trace) in traced.iter().filter_map(|item| Some((item, item.trace.as_ref()?))) {
                     trace.end(&tracer, &key, message_id(item), End::Parked);
                 }
-                return Done::Parked { partition, sequence, tickets };
+                return Done::Parked { partition, lane, sequence, tickets };
             }
-            Err(error @ (AppendError::Fenced { .. } | AppendError::TooLarge { .. })) => {
+            Err(AppendError::Fenced { .. }) => return Done::Fenced { partition, lane },
+            Err(error @ AppendError::TooLarge { .. }) => {
                 return Done::Failed(Failure::Park { partition, source: error });
             }
             Err(error) if bus.has_failed() => return Done::Failed(Failure::Park { partition, source: error }),
@@ -126,7 +128,7 @@ pub(super) struct Load {
     /// So many of its first calls have ended already.
     pub(super) skip: usize,
     /// Whose calls do not come into the dead letters.
-    pub(super) suppressed: Option<Arc<Suppressed>>,
+    pub(super) suppression: Suppression,
     /// Calls received before this moment have waited too long.
     pub(super) before: Timestamp,
     pub(super) partition: u16,
@@ -136,7 +138,7 @@ pub(super) struct Load {
 impl Load {
     /// Reads the message, when there is room for it, and buries what has waited too long.
     pub(super) async fn run(self) -> Done {
-        let Self { bus, log, reader, after, room, key, dead, skip, suppressed, before, partition, generation } = self;
+        let Self { bus, log, reader, after, room, key, dead, skip, suppression, before, partition, generation } = self;
         let mut held = room.hold(&key, ParkedBatch::CALLS_BYTES_MAX).await;
         let mut reader = reader.unwrap_or_else(|| bus.read_with(&log, after, PREFETCH_MESSAGES));
         let (sequence, batch) = match next(&mut reader).await {
@@ -147,7 +149,7 @@ impl Load {
         let count = batch.calls.len();
         let items = batch.calls.into_iter().skip(skip).map(|call| item(call, partition, sequence));
         let (late, items): (Vec<Item>, Vec<Item>) = items.partition(|item| item.received_at < before);
-        match bury_late(&bus, &dead, &key, suppressed.as_deref(), late).await {
+        match bury_late(&bus, &dead, &key, &suppression, late).await {
             Ok(late) => {
                 Done::Loaded(Box::new(Loaded { partition, generation, sequence, items, count, late, held, reader }))
             }
@@ -177,16 +179,14 @@ async fn bury_late(
     bus: &Bus,
     dead: &Log,
     key: &ConnectionKey,
-    suppressed: Option<&Suppressed>,
+    suppression: &Suppression,
     items: impl IntoIterator<Item = Item>,
 ) -> Result<Late, AppendError> {
     let mut late = Late::default();
     for item in items {
-        if suppressed.is_some_and(|suppressed| suppressed.covers_item(&item)) {
-            late.suppressed += 1;
-        } else {
-            dead_letters::store(bus, dead, &dead_letters::expired(key, &item)).await?;
-            late.expired += 1;
+        match dead_letters::keep(bus, dead, suppression, dead_letters::expired(key, &item)).await? {
+            Kept::Yes => late.expired += 1,
+            Kept::Suppressed => late.suppressed += 1,
         }
     }
     Ok(late)
@@ -215,7 +215,7 @@ pub enum ParkedError {
 pub(super) async fn expire(
     (bus, log): (Bus, Log),
     (after, last): (u64, u64),
-    (dead, key, suppressed): (Log, ConnectionKey, Option<Arc<Suppressed>>),
+    (dead, key, suppression): (Log, ConnectionKey, Suppression),
     before: Timestamp,
     (partition, generation): (u16, u64),
 ) -> Done {
@@ -233,7 +233,7 @@ pub(super) async fn expire(
             break;
         }
         let items = batch.calls.into_iter().map(|call| item(call, partition, read));
-        match bury_late(&bus, &dead, &key, suppressed.as_deref(), items).await {
+        match bury_late(&bus, &dead, &key, &suppression, items).await {
             Ok(late) => expired.push((read, late)),
             Err(source) => return Done::Failed(Failure::Bury(source)),
         }
@@ -260,9 +260,10 @@ mod tests {
     use bytes::Bytes;
     use inflection_bus::EmbeddedConfig;
     use inflection_domain::{ConnectionId, Head, InstallationKey, PersonId, Tombstone, WorkspaceId};
-    use inflection_wire::{DeadLetterEntry, DeadLetterOutcome};
+    use inflection_wire::{DeadLetterEntry, DeadLetterOutcome, SuppressedPerson, SuppressedPersons};
 
     use super::*;
+    use crate::suppression;
 
     #[tokio::test]
     async fn nothing_is_kept_of_the_late_calls_of_a_suppressed_person() {
@@ -278,8 +279,12 @@ mod tests {
         };
         let installation = InstallationKey::new([7; 32]);
         let tombstone = Tombstone::of_person(&installation, person("p1"));
-        let suppressed = Suppressed::new(key.0.clone(), installation, [tombstone]);
-        let late = bury_late(&bus, &dead, &key, Some(&suppressed), [call("p1"), call("p2")]).await.unwrap();
+        let (announcer, suppression) = suppression::channel(installation);
+        let mut record = SuppressedPersons::default();
+        let entry = SuppressedPerson { user: false, at: Timestamp::default(), erased: true };
+        record.workspaces.entry(key.0.clone()).or_default().insert(tombstone, entry);
+        announcer.announce(record.clone(), 1);
+        let late = bury_late(&bus, &dead, &key, &suppression, [call("p1"), call("p2")]).await.unwrap();
         assert_eq!(late, Late { expired: 1, suppressed: 1 });
         let kept = bus.read(&dead, 0).next(usize::MAX).await.unwrap().into_iter();
         let persons = kept.map(|message| match DeadLetterEntry::decode(message.payload).unwrap().outcome {
@@ -287,5 +292,16 @@ mod tests {
             outcome @ (DeadLetterOutcome::Replayed(_) | DeadLetterOutcome::Dropped(_)) => panic!("{outcome:?}"),
         });
         assert_eq!(persons.collect::<Vec<_>>(), [Some(person("p2"))]);
+        // A person that is erased while the letters before its own are stored.
+        let tombstone = Tombstone::of_person(&InstallationKey::new([7; 32]), person("p3"));
+        record.workspaces.entry(key.0.clone()).or_default().insert(tombstone, entry);
+        let mut record = Some(record);
+        let calls = ["p2", "p3"].into_iter().inspect(|id| {
+            if *id == "p3" {
+                announcer.announce(record.take().unwrap(), 2);
+            }
+        });
+        let late = bury_late(&bus, &dead, &key, &suppression, calls.map(call)).await.unwrap();
+        assert_eq!(late, Late { expired: 1, suppressed: 1 });
     }
 }

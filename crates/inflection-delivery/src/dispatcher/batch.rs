@@ -200,10 +200,10 @@ impl Batch {
         Some(move |batch| Action::Bury { batch, item, attempts, status })
     }
 
-    pub(super) fn buried(&mut self) -> Option<Finished> {
+    pub(super) fn buried(&mut self, fate: Fate) -> Option<Finished> {
         self.requests.pop_front();
         self.next();
-        self.items.pop_front().map(|item| Finished { item, fate: Fate::Dead, orphan: false })
+        self.items.pop_front().map(|item| Finished { item, fate, orphan: false })
     }
 
     pub(super) fn bury_again(&mut self) {

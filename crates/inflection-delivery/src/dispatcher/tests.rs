@@ -142,7 +142,7 @@ fn one_poison_costs_two_logarithms_and_the_rest_arrives_in_order() {
             }
             Action::Bury { batch, item, status, .. } => {
                 assert_eq!((item.id, status, item.event_id()), (321, 400, "e0-321"));
-                finished.extend(dispatcher.buried(batch));
+                finished.extend(dispatcher.buried(batch, Fate::Dead));
             }
             Action::End(_) => panic!("nobody is suppressed"),
             Action::Wait(_) => break,
@@ -207,7 +207,7 @@ fn halves_go_on_without_the_suppressed() {
                 requests.push(numbers(&items));
                 finished.extend(dispatcher.answered(batch, answer, TOOK, ZERO, 0.5));
             }
-            Action::Bury { batch, .. } => finished.extend(dispatcher.buried(batch)),
+            Action::Bury { batch, .. } => finished.extend(dispatcher.buried(batch, Fate::Dead)),
             Action::End(ended) => finished.extend(ended),
             Action::Wait(_) => break,
         }
@@ -245,7 +245,7 @@ fn a_letter_that_cannot_be_stored_is_asked_for_again() {
         dispatcher.not_buried(batch);
     }
     let Action::Bury { batch, .. } = dispatcher.poll(ZERO) else { panic!("buries") };
-    assert_eq!(ends(&dispatcher.buried(batch)), [(0, Fate::Dead, false)]);
+    assert_eq!(ends(&dispatcher.buried(batch, Fate::Dead)), [(0, Fate::Dead, false)]);
     assert_eq!((dispatcher.pending(), dispatcher.is_locked(LANE_0)), (0, false));
 }
 
@@ -454,7 +454,7 @@ fn an_operator_who_pauses_loses_nothing_and_nothing_is_sent() {
     assert_eq!(dispatcher.answered(batch, OK, TOOK, SECOND, 0.5).len(), 8);
     assert!(dispatcher.answered(poisoned, REFUSED, TOOK, SECOND, 0.5).is_empty());
     let Action::Bury { batch, .. } = dispatcher.poll(SECOND) else { panic!("buries") };
-    assert_eq!(ends(&dispatcher.buried(batch)), [(0, Fate::Dead, false)]);
+    assert_eq!(ends(&dispatcher.buried(batch, Fate::Dead)), [(0, Fate::Dead, false)]);
     dispatcher.push(LANE_1, [item(1, 1)], SECOND);
     for now in [SECOND, MINUTE, MINUTE * 60] {
         assert_eq!(dispatcher.poll(now), Action::Wait(None));
@@ -648,7 +648,7 @@ fn unloading_leaves_lanes_that_bury_and_replays() {
         assert_eq!(unload(&mut dispatcher), [(LANE_1, vec![0])]);
         assert_eq!(dispatcher.pending(), 4);
         let Action::Bury { batch, .. } = bury.take().unwrap_or_else(|| dispatcher.poll(ZERO)) else { panic!("buries") };
-        assert_eq!(ends(&dispatcher.buried(batch)), [(0, Fate::Dead, false)]);
+        assert_eq!(ends(&dispatcher.buried(batch, Fate::Dead)), [(0, Fate::Dead, false)]);
         assert_eq!(send(&mut dispatcher, ZERO).1, [item(0, 1)]);
         assert_eq!(send(&mut dispatcher, ZERO).1, [letter(0)]);
     }
@@ -868,7 +868,7 @@ impl World {
 
     fn bury(&mut self) {
         if let Some(batch) = self.burying.pop() {
-            let finished = self.dispatcher.buried(batch);
+            let finished = self.dispatcher.buried(batch, Fate::Dead);
             self.finish(finished);
         }
     }

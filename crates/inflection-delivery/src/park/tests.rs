@@ -98,10 +98,42 @@ fn a_lane_leaves_memory_in_messages_and_comes_back_in_order() {
         assert_eq!(poll(&mut park, DRAIN), Wish::Read(sequence - 1));
         assert_eq!(park.loaded(park.generation(), sequence, 1), Some(vec![]));
     }
-    // Nothing lies between the two ends any more.
+    // Nothing lies between the two ends any more. What was sent need not stay for the fence's sake.
     park.push(decided(9..10));
+    assert_eq!(poll(&mut park, DRAIN), Wish::Append(vec![]));
+    assert_eq!(poll(&mut park, DRAIN), Wish::Nothing);
+    assert!(park.appended(4), "it need not be read");
     assert_eq!(poll(&mut park, DRAIN), Wish::GoLive(vec![9]));
     assert!(park.is_live());
+}
+
+#[test]
+fn what_is_put_behind_a_log_is_read_when_the_lane_is_parked_again_meanwhile() {
+    let mut park = Park::new(1, 0, 0);
+    assert_eq!(poll(&mut park, DRAIN), Wish::Read(0));
+    assert_eq!(park.loaded(park.generation(), 1, 2), Some(vec![]));
+    assert_eq!(poll(&mut park, DRAIN), Wish::Append(vec![]));
+    // The calls of message 1 were not taken.
+    park.park(Vec::new(), 0, Vec::new());
+    assert!(!park.appended(2), "message 1 lies before it");
+    for sequence in 1..=2 {
+        assert_eq!(poll(&mut park, DRAIN), Wish::Read(sequence - 1));
+        assert_eq!(park.loaded(park.generation(), sequence, 0), Some(vec![]));
+    }
+    assert_eq!(poll(&mut park, DRAIN), Wish::GoLive(vec![]), "the last message has no calls");
+}
+
+#[test]
+fn a_lane_whose_log_is_anothers_does_nothing_any_more() {
+    let mut park = Park::new(0, 0, 0);
+    park.park(decided(0..7), 0, Vec::new());
+    assert_eq!(poll(&mut park, HOLD), Wish::Append((0..5).collect()));
+    park.lost();
+    park.push(decided(7..8));
+    park.park(decided(8..9), 0, Vec::new());
+    assert!(!park.is_appending() && !park.is_live());
+    assert_eq!(poll(&mut park, DRAIN), Wish::Nothing);
+    assert_eq!(park.look(false), None);
 }
 
 #[test]
@@ -247,6 +279,8 @@ enum Step {
     Suppress(bool),
     /// The bits say which appends land all the same, and which requests reach Segment.
     Crash(u8),
+    /// What an earlier life had on its way into the parked log comes there now, if the log is as it was.
+    Stray(u16),
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -285,6 +319,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Resume),
         2 => any::<bool>().prop_map(Step::Suppress),
         1 => any::<u8>().prop_map(Step::Crash),
+        2 => partition().prop_map(Step::Stray),
     ]
 }
 
@@ -296,6 +331,8 @@ struct Durable {
     /// The parked log: each message's books and calls.
     parked: Vec<(ConnectionTotals, Vec<u64>)>,
     progress: DeliveryProgress,
+    /// What earlier lives have on their way into the parked log: fence, books and calls.
+    strays: VecDeque<(u64, ConnectionTotals, Vec<u64>)>,
 }
 
 /// What a crash ends, of one partition.
@@ -353,11 +390,16 @@ fn dispatcher() -> Dispatcher {
 
 impl Lane {
     /// Goes on from what is stored.
-    fn start(key: &ConnectionKey, durable: &Durable) -> Self {
+    fn start(key: &ConnectionKey, durable: &mut Durable) -> Self {
         let parked = durable.parked.last().map(|(totals, _)| (key.clone(), totals.clone()));
-        let books = Books::new(durable.progress.clone(), parked.into_iter().collect());
-        let released = books.totals(key).map_or(0, |totals| totals.released_through);
-        let park = Park::new(durable.parked.len() as u64, released, 0);
+        let mut books = Books::new(durable.progress.clone(), parked.into_iter().collect());
+        if let (Some((_, calls)), Some(totals)) = (durable.parked.last(), books.totals(key))
+            && (!calls.is_empty() || totals.still_parked() > 0)
+        {
+            durable.parked.push((totals.clone(), Vec::new()));
+        }
+        let last = durable.parked.len() as u64;
+        let park = Park::new(last, books.pass_over(key, last), 0);
         let next = books.read_through() + 1;
         Self { books, park, next, inbox: VecDeque::new(), appending: None, loading: VecDeque::new() }
     }
@@ -366,9 +408,9 @@ impl Lane {
 impl World {
     fn new() -> Self {
         let key = (WorkspaceId::new("acme").unwrap(), ConnectionId::new("prod").unwrap());
-        let durable: Vec<Durable> = (0..PARTITIONS).map(|_| Durable::default()).collect();
+        let mut durable: Vec<Durable> = (0..PARTITIONS).map(|_| Durable::default()).collect();
         Self {
-            lanes: durable.iter().map(|durable| Lane::start(&key, durable)).collect(),
+            lanes: durable.iter_mut().map(|durable| Lane::start(&key, durable)).collect(),
             key,
             durable,
             kinds: BTreeMap::new(),
@@ -402,6 +444,14 @@ impl World {
             Step::Resume => self.dispatcher.resume(),
             Step::Suppress(suppressed) => self.suppressed = suppressed,
             Step::Crash(bits) => self.crash(bits),
+            Step::Stray(partition) => {
+                let durable = &mut self.durable[usize::from(partition)];
+                if let Some((fence, totals, calls)) = durable.strays.pop_front()
+                    && fence == durable.parked.len() as u64
+                {
+                    durable.parked.push((totals, calls));
+                }
+            }
         }
         self.act();
     }
@@ -617,7 +667,7 @@ impl World {
         let Some((batch, id)) = self.burying.pop_front() else { return };
         self.letters.insert(id);
         self.known.insert(id, Known::Ended);
-        let finished = self.dispatcher.buried(batch);
+        let finished = self.dispatcher.buried(batch, Fate::Dead);
         self.finish(finished);
     }
 
@@ -625,13 +675,24 @@ impl World {
     fn land(&mut self, partition: u16) -> Option<Vec<Item>> {
         let (lane, durable) = (&mut self.lanes[usize::from(partition)], &mut self.durable[usize::from(partition)]);
         let (items, totals) = lane.appending.take()?;
-        assert_eq!(lane.park.fence(), durable.parked.len() as u64, "the append finds what it expects");
+        if lane.park.fence() != durable.parked.len() as u64 {
+            lane.park.lost();
+            return None;
+        }
         durable.parked.push((totals, ids(&items)));
         Some(items)
     }
 
     fn appended(&mut self, partition: u16) {
-        let Some(items) = self.land(partition) else { return };
+        let appending = self.lanes[usize::from(partition)].appending.is_some();
+        let Some(items) = self.land(partition) else {
+            if appending {
+                // The partition is let go of and taken up again; that all of them are makes no difference to it.
+                self.store(partition);
+                self.crash(0);
+            }
+            return;
+        };
         let (lane, durable) = (&mut self.lanes[usize::from(partition)], &self.durable[usize::from(partition)]);
         let mut tickets: BTreeMap<u64, usize> = BTreeMap::new();
         for item in items {
@@ -642,7 +703,10 @@ impl World {
         for (sequence, count) in tickets {
             lane.books.end(&self.key, sequence, CallEnd::Parked, count);
         }
-        lane.park.appended(durable.parked.len() as u64);
+        let last = durable.parked.len() as u64;
+        if lane.park.appended(last) {
+            lane.books.open_release(&self.key, last, 0, None);
+        }
         // The books are where the log says, or further.
         let (logged, _) = durable.parked.last().unwrap();
         let own = lane.books.progress().connections.remove(0);
@@ -688,6 +752,9 @@ impl World {
         for partition in 0..PARTITIONS {
             if happens(usize::from(partition)) {
                 self.land(partition);
+            } else if let Some((items, totals)) = self.lanes[usize::from(partition)].appending.take() {
+                let fence = self.lanes[usize::from(partition)].park.fence();
+                self.durable[usize::from(partition)].strays.push_back((fence, totals, ids(&items)));
             }
         }
         for (request, (_, items)) in std::mem::take(&mut self.under_way).into_iter().enumerate() {
@@ -695,7 +762,7 @@ impl World {
                 self.arrive(&items);
             }
         }
-        self.lanes = self.durable.iter().map(|durable| Lane::start(&self.key, durable)).collect();
+        self.lanes = self.durable.iter_mut().map(|durable| Lane::start(&self.key, durable)).collect();
         self.dispatcher = dispatcher();
         self.burying.clear();
         self.known.clear();
@@ -756,7 +823,7 @@ impl World {
         let filtered = of(Kind::Filtered).count() as u64;
         let read = self.durable[usize::from(partition)].decisions.len() as u64;
         self.store(partition);
-        let progress = &self.durable[usize::from(partition)].progress;
+        let Durable { progress, parked, .. } = &self.durable[usize::from(partition)];
         assert_eq!(progress.finished_through, read);
         let Some(totals) = progress.connections.first() else {
             assert_eq!(read, 0);
@@ -769,6 +836,10 @@ impl World {
         assert!((banned - told..=banned).contains(&suppressed), "{banned} {told} {totals:?}");
         assert_eq!(totals.dead + totals.released_dead, dead.len() as u64, "{totals:?}");
         assert_eq!((totals.filtered, totals.still_parked()), (filtered, 0), "{totals:?}");
+        // What a former owner has put behind it since is the next one's to see to.
+        if let Some(last) = totals.released_through.checked_sub(1) {
+            assert_eq!(parked[small(last)].1, Vec::<u64>::new(), "no call has to stay");
+        }
     }
 }
 

@@ -42,6 +42,10 @@ fn config(snapshot_every_bytes: u64) -> IdentityConfig {
     IdentityConfig { partitions, directory, key, snapshot_every_bytes, state_budget }
 }
 
+fn snapshot_config() -> SnapshotConfig {
+    SnapshotConfig { every_bytes: NEVER, gate: Arc::new(Semaphore::new(1)), erased_every: Duration::ZERO }
+}
+
 impl Install {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -90,7 +94,7 @@ impl Install {
     }
 
     async fn recover(&self) -> Result<Step, PartitionError> {
-        let snapshots = SnapshotConfig { every_bytes: NEVER, gate: Arc::new(Semaphore::new(1)) };
+        let snapshots = snapshot_config();
         let partition = PartitionCount::new(1).unwrap().all().next().unwrap();
         let worker = Worker::new(partition, &self.bus, &config(NEVER), snapshots, self.metrics.clone()).unwrap();
         worker.recover().await.map(|recovered| recovered.step)
@@ -245,6 +249,39 @@ async fn what_was_restored_goes_on_as_if_nothing_had_been() {
 }
 
 #[tokio::test]
+async fn two_snapshots_follow_an_erasure_at_once() {
+    let install = Install::new().await;
+    let life = install.start(NEVER);
+    install.fold(0..5).await;
+    let workspace = inflection_domain::WorkspaceId::new("acme").unwrap();
+    let (kind, tombstone) = (inflection_domain::OrderKind::Erase, inflection_domain::Tombstone::from_bytes([9; 16]));
+    let order = inflection_domain::PersonOrder { workspace, kind, tombstone, person: None };
+    let order = inflection_wire::order_batch(Timestamp::default(), &order);
+    install.bus.append(&install.events, None, order).await.unwrap();
+    // The first comes with the order, although none is due.
+    until(async || install.metrics.snapshots.get() >= 1 || install.index().await != SnapshotIndex::default()).await;
+    install.deliver().await;
+    life.end().await;
+    // Nothing else comes, and the second is taken all the same.
+    let (step, last) = (install.recover().await.unwrap(), install.bus.last(&install.decisions).await.unwrap().unwrap());
+    let ends = (&install.decisions, last.sequence);
+    let loaded = Snapshots::load(0, &install.bus, ends, snapshot_config(), install.metrics.clone()).await;
+    let (mut snapshots, newest) = loaded.unwrap();
+    assert_eq!(newest.unwrap().head.decisions_through, last.sequence);
+    snapshots.take_if_due(&step, last.sequence);
+    assert!(snapshots.taking.is_empty(), "none is due");
+    snapshots.erased(1, last.sequence);
+    until(async || {
+        snapshots.take_if_due(&step, last.sequence);
+        !snapshots.are_owed()
+    })
+    .await;
+    assert_eq!(install.index().await.truncated_through, last.sequence - 1);
+    assert_eq!(install.first_decision().await, last.sequence, "the last message stays");
+    assert_same(&install.recover().await.unwrap(), &step);
+}
+
+#[tokio::test]
 async fn who_owns_the_partition_no_more_deletes_nothing() {
     let install = Install::new().await;
     let life = install.start(NEVER);
@@ -279,7 +316,8 @@ async fn an_index_that_was_written_unknown_to_the_owner_ends_no_snapshots() {
         life.end().await;
         let step = install.recover().await.unwrap();
         let through = install.bus.last(&install.decisions).await.unwrap().unwrap().sequence;
-        let config = SnapshotConfig { every_bytes: ALWAYS, gate: Arc::new(Semaphore::new(1)) };
+        let config =
+            SnapshotConfig { every_bytes: ALWAYS, gate: Arc::new(Semaphore::new(1)), erased_every: Duration::ZERO };
         let log = (&install.decisions, through);
         let (mut owner, none) = Snapshots::load(0, &install.bus, log, config, install.metrics.clone()).await.unwrap();
         assert!(none.is_none());
