@@ -58,9 +58,10 @@ impl Aliases {
     }
 
     /// Keeps what the explicit identifies among the facts say of addresses, and makes facts that have nothing but an address
-    /// those of the person it is tied to; in the order of the request, in which later facts see what earlier ones said.
+    /// those of the person it is tied to once all of them are kept, wherever in the request they stand.
     ///
-    /// When it fails no fact has changed. What an identify said may be kept all the same: its sender sends it again.
+    /// When it fails no fact has changed. What an identify said may be kept all the same: its sender sends it again, and each
+    /// fact then becomes the same person's as it would have been.
     pub(crate) async fn route(&self, facts: &mut [Fact<'_>], key: &InstallationKey) -> Result<(), RecordError> {
         let uses = facts.iter().enumerate().filter_map(|(place, fact)| Some((place, AliasUse::of(fact, key)?)));
         let uses: Vec<(usize, AliasUse)> = uses.collect();

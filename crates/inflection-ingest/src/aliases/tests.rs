@@ -70,19 +70,35 @@ async fn send(aliases: &Aliases, facts: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_identify_is_seen_by_what_comes_after_it() {
+async fn an_identify_is_seen_by_what_comes_with_it_and_after() {
     let scene = Scene::open().await;
     assert_eq!(scene.send(&["open - ann", "open Q ann"]).await, ["derived", "Q"]);
-    // In one request too, by those behind it.
-    assert_eq!(scene.send(&["open - ann", "identify P=u ann", "open - ann"]).await, ["derived", "P", "P"]);
+    // In one request by those before it too.
+    assert_eq!(scene.send(&["open - ann", "identify P=u ann", "open - ann"]).await, ["P", "P", "P"]);
     assert_eq!(
         scene
             .send(&["open - ANN", "open -=u ann", "open -=v ann", "open - bob", "open Q ann", "identify -=u ann"])
             .await,
         ["P", "P", "derived", "derived", "Q", "P"]
     );
-    assert!(scene.metric("inflection_ingest_events_routed_by_address_total 4"), "{}", scene.registry.render());
+    assert!(scene.metric("inflection_ingest_events_routed_by_address_total 5"), "{}", scene.registry.render());
     assert!(scene.metric(r#"inflection_ingest_alias_changes_total{to="person"} 1"#), "{}", scene.registry.render());
+}
+
+/// Who has no answer sends again: what is then found kept changes nothing of it, or its events would be others, and doubled.
+#[tokio::test]
+async fn a_repeated_request_is_routed_as_it_was() {
+    let scene = Scene::open().await;
+    for (request, routed) in [
+        (&["open - a", "identify P=u a"][..], &["P", "P"][..]),
+        (&["open - b", "identify P=u b", "open - b", "identify Q=v b"], &["derived", "P", "derived", "Q"]),
+        (&["open - c", "open -=u c", "identify P c", "open -=u c", "identify P=u c"], &["P", "P", "P", "P", "P"]),
+        (&["open - d", "identify P=u d", "identify Q=u d", "open -=v d"], &["P", "P", "Q", "derived"]),
+    ] {
+        for attempt in ["first", "second", "third"] {
+            assert_eq!(scene.send(request).await, routed, "{request:?}, {attempt} time");
+        }
+    }
 }
 
 #[tokio::test]
