@@ -218,7 +218,7 @@ impl Service {
         self.admit_events(senders, sender, taken.facts.len())?;
         match priority {
             Priority::Live => self.store(&mut taken.facts, in_hand, trace).await?,
-            Priority::Background => self.store_in_time(&mut taken.facts, in_hand, trace).await?,
+            Priority::Background => self.store_in_time(&mut taken.facts, in_hand, trace, priority).await?,
         }
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
@@ -322,7 +322,7 @@ impl Service {
         trace: &mut RequestTrace,
     ) -> Result<(), Refusal> {
         let _until_stored = Waiting::new(&self.live_facts_waiting, facts.len());
-        self.store_in_time(facts, in_hand, trace).await
+        self.store_in_time(facts, in_hand, trace, Priority::Live).await
     }
 
     async fn store_in_time(
@@ -330,9 +330,10 @@ impl Service {
         facts: &mut [Fact<'_>],
         in_hand: InHand,
         trace: &mut RequestTrace,
+        priority: Priority,
     ) -> Result<(), Refusal> {
         let store = async {
-            if let Err(error) = self.aliases.route(facts, &self.installation).await {
+            if let Err(error) = self.aliases.route(facts, &self.installation, priority).await {
                 tracing::warn!(%error, "aliases of addresses cannot be looked up or kept");
                 return Err(unavailable());
             }
