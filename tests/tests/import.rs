@@ -313,6 +313,10 @@ fn bad_lines_are_told_and_kept_and_cost_nothing_else() {
     assert_eq!(told(&summary), [error(2, "missing_field"), error(4, "bad_json")]);
     assert_eq!(summary.pointer("/types/email_opened"), Some(&json!(5)));
     assert_eq!(standalone.admin().settle().events("accepted"), Ok(0), "a dry run sends nothing");
+    let finished = run_import(standalone.ingest(), &file, &["--dry-run", "--rejects", &kept]);
+    assert_eq!(finished.code, Some(64), "a dry run empties no file: {}", finished.output);
+    let finished = run_import(standalone.ingest(), &file, &["--rejects", &file.display().to_string()]);
+    assert_eq!(finished.code, Some(64), "what is read is not written over: {}", finished.output);
 
     let (code, summary) = import(standalone.ingest(), &file, &["--rejects", &kept]);
     assert_eq!((code, counts(&summary)), (Some(2), [7, 4, 3]), "{summary}");
@@ -327,9 +331,14 @@ fn bad_lines_are_told_and_kept_and_cost_nothing_else() {
     let ledger = standalone.admin().settle();
     assert_eq!((ledger.events("accepted"), ledger.events("duplicate")), (Ok(4), Ok(1)));
 
-    // Once more: it is done. Another file of this name is not taken for it.
+    // Once more: it is done; what was sent is not for another workspace. Another file of this name is not taken for it.
     let (code, summary) = import(standalone.ingest(), &file, &[]);
     assert_eq!((code, counts(&summary)), (Some(2), [0, 0, 0]), "{summary}");
+    let (name, url) = (file.display().to_string(), format!("http://{}", standalone.ingest()));
+    let finished = run(&["import", &name, "--url", &url, "--ingest-key", "key-of-another-workspace"], SOON);
+    assert_eq!(finished.code, Some(1), "{}", finished.output);
+    assert!(finished.output.contains("another --url or with another --ingest-key"), "{}", finished.output);
+    assert!(!finished.output.contains("key-of-another"), "a key is not told: {}", finished.output);
     fs::write(&file, good("5", "f")).expect("a file can be written");
     let finished = run_import(standalone.ingest(), &file, &[]);
     assert_eq!(finished.code, Some(1), "{}", finished.output);

@@ -23,9 +23,12 @@ use tokio::sync::Semaphore;
 use self::begun::Begun;
 use self::plan::{Found, Plan};
 use crate::metrics::IngestMetrics;
+use crate::priority::Priority;
 
 /// Records that this process reads or writes at once, over all requests.
 const UNDER_WAY_MAX: usize = 64;
+/// The same for history, which may have thousands of addresses in one request: live requests do not wait behind it.
+const BACKGROUND_UNDER_WAY_MAX: usize = 16;
 /// Tries to change aliases that others change too.
 const TRIES: usize = 10;
 /// Tries to read a record. A leader that is missed is back within seconds.
@@ -41,6 +44,7 @@ pub(crate) struct Aliases {
     /// The clock of `begun` starts here.
     started: Instant,
     under_way: Semaphore,
+    background_under_way: Semaphore,
     /// Whether the last look at a record had no answer.
     is_silent: AtomicBool,
 }
@@ -53,25 +57,36 @@ impl Aliases {
             begun: Begun::default(),
             started: Instant::now(),
             under_way: Semaphore::new(UNDER_WAY_MAX),
+            background_under_way: Semaphore::new(BACKGROUND_UNDER_WAY_MAX),
             is_silent: AtomicBool::new(false),
         }
     }
 
     /// Keeps what the explicit identifies among the facts say of addresses, and makes facts that have nothing but an address
-    /// those of the person it is tied to; in the order of the request, in which later facts see what earlier ones said.
+    /// those of the person it is tied to once all of them are kept, wherever in the request they stand.
     ///
-    /// When it fails no fact has changed. What an identify said may be kept all the same: its sender sends it again.
-    pub(crate) async fn route(&self, facts: &mut [Fact<'_>], key: &InstallationKey) -> Result<(), RecordError> {
+    /// When it fails no fact has changed. What an identify said may be kept all the same: its sender sends it again, and each
+    /// fact then becomes the same person's as it would have been.
+    pub(crate) async fn route(
+        &self,
+        facts: &mut [Fact<'_>],
+        key: &InstallationKey,
+        priority: Priority,
+    ) -> Result<(), RecordError> {
+        let places = match priority {
+            Priority::Live => &self.under_way,
+            Priority::Background => &self.background_under_way,
+        };
         let uses = facts.iter().enumerate().filter_map(|(place, fact)| Some((place, AliasUse::of(fact, key)?)));
         let uses: Vec<(usize, AliasUse)> = uses.collect();
         let ties = uses.iter().any(|(_, alias)| alias.ties);
-        if uses.is_empty() || !self.may_be_any(ties).await? {
+        if uses.is_empty() || !self.may_be_any(ties, places).await? {
             return Ok(());
         }
         let mut unkept = HashSet::new();
         for _ in 0..TRIES {
-            let plan = Plan::of(facts, &uses, &self.look_up(&uses).await?, &unkept);
-            if self.write(&plan, &mut unkept).await? {
+            let plan = Plan::of(facts, &uses, &self.look_up(&uses, places).await?, &unkept);
+            if self.write(&plan, &mut unkept, places).await? {
                 self.metrics.routed.add(plan.routes.len() as u64);
                 for (place, person) in &plan.routes {
                     if let Some(fact) = facts.get_mut(*place) {
@@ -85,13 +100,13 @@ impl Aliases {
     }
 
     /// Whether there may be an alias; there will be one if the request `ties` an address.
-    async fn may_be_any(&self, ties: bool) -> Result<bool, RecordError> {
+    async fn may_be_any(&self, ties: bool, places: &Semaphore) -> Result<bool, RecordError> {
         let asked = self.started.elapsed();
         if !ties && self.begun.is_not(asked) {
             return Ok(false);
         }
         if !self.begun.is() {
-            let there = self.read(ALIASES_BEGUN_RECORD).await?.is_some();
+            let there = self.read(ALIASES_BEGUN_RECORD, places).await?.is_some();
             if !there && !ties {
                 self.begun.was_not(asked);
                 return Ok(false);
@@ -117,22 +132,31 @@ impl Aliases {
         Ok(true)
     }
 
-    async fn look_up(&self, uses: &[(usize, AliasUse)]) -> Result<HashMap<PersonId, Found>, RecordError> {
+    async fn look_up(
+        &self,
+        uses: &[(usize, AliasUse)],
+        places: &Semaphore,
+    ) -> Result<HashMap<PersonId, Found>, RecordError> {
         let distinct: HashSet<PersonId> = uses.iter().map(|(_, alias)| alias.derived.clone()).collect();
-        let found = stream::iter(distinct).map(|derived| self.look_up_one(derived));
+        let found = stream::iter(distinct).map(|derived| self.look_up_one(derived, places));
         found.buffer_unordered(UNDER_WAY_MAX).try_collect().await
     }
 
-    async fn look_up_one(&self, derived: PersonId) -> Result<(PersonId, Found), RecordError> {
-        let found = Found::of(self.read(&alias_record(&derived)).await?);
+    async fn look_up_one(&self, derived: PersonId, places: &Semaphore) -> Result<(PersonId, Found), RecordError> {
+        let found = Found::of(self.read(&alias_record(&derived), places).await?);
         self.metrics.alias_looked_up(found.alias.as_ref());
         Ok((derived, found))
     }
 
     /// Writes what has changed. False when somebody else was faster with any of it, or there was no room for it: then `unkept`
     /// says which, and all is to be planned anew. What was written is found again.
-    async fn write(&self, plan: &Plan, unkept: &mut HashSet<PersonId>) -> Result<bool, RecordError> {
-        let written = stream::iter(plan.changes.clone()).map(|change| self.write_one(change));
+    async fn write(
+        &self,
+        plan: &Plan,
+        unkept: &mut HashSet<PersonId>,
+        places: &Semaphore,
+    ) -> Result<bool, RecordError> {
+        let written = stream::iter(plan.changes.clone()).map(|change| self.write_one(change, places));
         let mut written = written.buffer_unordered(UNDER_WAY_MAX);
         let mut whole = true;
         while let Some((derived, outcome)) = written.next().await {
@@ -151,15 +175,19 @@ impl Aliases {
         Ok(whole)
     }
 
-    async fn write_one(&self, change: (PersonId, Alias, Expected)) -> (PersonId, Result<(), RecordError>) {
+    async fn write_one(
+        &self,
+        change: (PersonId, Alias, Expected),
+        places: &Semaphore,
+    ) -> (PersonId, Result<(), RecordError>) {
         let (derived, alias, expected) = change;
-        let _place = self.under_way.acquire().await;
+        let _place = places.acquire().await;
         let outcome = self.bus.put_record(&alias_record(&derived), expected, encode_alias(&alias)).await;
         (derived, outcome.map(|_revision| self.metrics.alias_changed(&alias)))
     }
 
-    async fn read(&self, record: &str) -> Result<Option<Record>, RecordError> {
-        let _place = self.under_way.acquire().await;
+    async fn read(&self, record: &str, places: &Semaphore) -> Result<Option<Record>, RecordError> {
+        let _place = places.acquire().await;
         // Who waits for a bus that is known to be away hears so at once, and not one time-out later each.
         if self.is_silent.load(Ordering::Relaxed) {
             self.bus.health().await.map_err(RecordError::Unavailable)?;

@@ -67,49 +67,63 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    fn slot(&mut self, key: &str) -> Option<&mut Option<Value<'a>>> {
-        Some(match key {
-            "type" => &mut self.kind,
-            "id" => &mut self.id,
-            "timestamp" => &mut self.timestamp,
-            "person_id" => &mut self.person_id,
-            "user_id" => &mut self.user_id,
-            "email" => &mut self.email,
-            "email_id" => &mut self.email_id,
-            "campaign_id" => &mut self.campaign_id,
-            "campaign_run_id" => &mut self.campaign_run_id,
-            "campaign_name" => &mut self.campaign_name,
-            "email_subject" => &mut self.email_subject,
-            "email_link_url" => &mut self.email_link_url,
-            "link_id" => &mut self.link_id,
-            "link_kind" => &mut self.link_kind,
-            "bounce_class" => &mut self.bounce_class,
-            "bounce_reason" => &mut self.bounce_reason,
-            "unsubscribe_scope" => &mut self.unsubscribe_scope,
-            "is_machine" => &mut self.is_machine,
-            "is_unique_open" => &mut self.is_unique_open,
-            "is_unique_click" => &mut self.is_unique_click,
-            "user_agent" => &mut self.user_agent,
-            "ip" => &mut self.ip,
-            "http_method" => &mut self.http_method,
-            "purpose" => &mut self.purpose,
-            "provider" => &mut self.provider,
-            "provider_message_id" => &mut self.provider_message_id,
-            "properties" => &mut self.properties,
-            "traits" => &mut self.traits,
-            "group_id" => &mut self.group_id,
-            "name" => &mut self.name,
-            "url" => &mut self.url,
-            "title" => &mut self.title,
-            "referrer" => &mut self.referrer,
-            "workspace" => &mut self.workspace,
-            "connection" => &mut self.connection,
-            _ => return None,
-        })
-    }
-
     /// A text field, for inputs that are not made from JSON.
     pub(crate) fn text(text: impl Into<Cow<'a, str>>) -> Option<Value<'a>> {
         Some(Value::Text(text.into()))
     }
+}
+
+/// Says which field of the input is called how, once: for the list of all, and for the way to each.
+macro_rules! fields {
+    ($($name:literal => $field:ident),* $(,)?) => {
+        /// Names of the fields of an event that are read; all others are ignored.
+        pub const EVENT_FIELDS: &[&str] = &[$($name),*];
+
+        impl<'a> Input<'a> {
+            fn slot(&mut self, key: &str) -> Option<&mut Option<Value<'a>>> {
+                Some(match key {
+                    $($name => &mut self.$field,)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+fields! {
+    "type" => kind,
+    "id" => id,
+    "timestamp" => timestamp,
+    "person_id" => person_id,
+    "user_id" => user_id,
+    "email" => email,
+    "email_id" => email_id,
+    "campaign_id" => campaign_id,
+    "campaign_run_id" => campaign_run_id,
+    "campaign_name" => campaign_name,
+    "email_subject" => email_subject,
+    "email_link_url" => email_link_url,
+    "link_id" => link_id,
+    "link_kind" => link_kind,
+    "bounce_class" => bounce_class,
+    "bounce_reason" => bounce_reason,
+    "unsubscribe_scope" => unsubscribe_scope,
+    "is_machine" => is_machine,
+    "is_unique_open" => is_unique_open,
+    "is_unique_click" => is_unique_click,
+    "user_agent" => user_agent,
+    "ip" => ip,
+    "http_method" => http_method,
+    "purpose" => purpose,
+    "provider" => provider,
+    "provider_message_id" => provider_message_id,
+    "properties" => properties,
+    "traits" => traits,
+    "group_id" => group_id,
+    "name" => name,
+    "url" => url,
+    "title" => title,
+    "referrer" => referrer,
+    "workspace" => workspace,
+    "connection" => connection,
 }

@@ -39,6 +39,7 @@ mod trace;
 mod webhooks;
 mod writer;
 
+pub use input::EVENT_FIELDS;
 pub use line::{LINES_BYTES_MAX, LINES_EVENTS_MAX, LineCheck, RefusedLine};
 pub use metrics::IngestMetrics;
 pub use priority::{BACKGROUND, PRIORITY_HEADER};

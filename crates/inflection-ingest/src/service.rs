@@ -34,8 +34,9 @@ use crate::{auth, body, events, request};
 
 /// Bytes of bodies in hand at once, over all requests: what the memory of this stage is bounded by.
 const BODY_BYTES_IN_HAND_MAX: usize = 64 * 1024 * 1024;
-/// The same for requests in the background: a compressed one of one workspace at once.
-const BACKGROUND_BYTES_IN_HAND_MAX: usize = BODY_BYTES_IN_HAND_MAX / 4;
+/// The same for requests in the background: compressed ones of three workspaces at once. A compressed one takes what it may unpack
+/// to, 8 MiB.
+const BACKGROUND_BYTES_IN_HAND_MAX: usize = BODY_BYTES_IN_HAND_MAX / 2;
 /// The same for providers' webhooks.
 pub(crate) const WEBHOOK_BYTES_IN_HAND_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of a usual fact when it is encoded, rather more than less: to guess how much memory a request's facts take.
@@ -202,10 +203,9 @@ impl Service {
         let (layout, gzip) = (request::layout(&head.headers)?, request::is_gzip(&head.headers)?);
         let priority = Priority::of(&head.headers)?;
         let (room, body) = body::expected(&head.headers, body, gzip, layout.bytes_max()).await?;
-        priority.admit(self.live_facts_waiting.load(Ordering::Relaxed))?;
-        let in_hand = match priority {
-            Priority::Live => self.reserve_events(workspace, room)?,
-            Priority::Background => self.reserve(&self.background_in_hand, Some(workspace), room)?,
+        let in_hand = match self.make_room(priority, workspace, room) {
+            Ok(in_hand) => in_hand,
+            Err(refusal) => return Err(body::refuse(&head.headers, body, refusal).await),
         };
         let bytes = self.read(body, layout.bytes_max(), gzip).await?;
         let ours = |named: Option<&str>, connection: Option<&str>| {
@@ -218,7 +218,7 @@ impl Service {
         self.admit_events(senders, sender, taken.facts.len())?;
         match priority {
             Priority::Live => self.store(&mut taken.facts, in_hand, trace).await?,
-            Priority::Background => self.store_in_time(&mut taken.facts, in_hand, trace).await?,
+            Priority::Background => self.store_in_time(&mut taken.facts, in_hand, trace, priority).await?,
         }
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
@@ -263,6 +263,15 @@ impl Service {
     fn limited(&self, sender: &Sender, over: Over) -> Refusal {
         self.metrics.limit(&sender.workspace, over.limit);
         over.refusal()
+    }
+
+    /// Room for a request of that priority, if it is its turn.
+    fn make_room(&self, priority: Priority, workspace: &WorkspaceId, bytes: usize) -> Result<InHand, Refusal> {
+        priority.admit(self.live_facts_waiting.load(Ordering::Relaxed))?;
+        match priority {
+            Priority::Live => self.reserve_events(workspace, bytes),
+            Priority::Background => self.reserve(&self.background_in_hand, Some(workspace), bytes),
+        }
     }
 
     /// Room for a request of a sender with a key.
@@ -313,7 +322,7 @@ impl Service {
         trace: &mut RequestTrace,
     ) -> Result<(), Refusal> {
         let _until_stored = Waiting::new(&self.live_facts_waiting, facts.len());
-        self.store_in_time(facts, in_hand, trace).await
+        self.store_in_time(facts, in_hand, trace, Priority::Live).await
     }
 
     async fn store_in_time(
@@ -321,9 +330,10 @@ impl Service {
         facts: &mut [Fact<'_>],
         in_hand: InHand,
         trace: &mut RequestTrace,
+        priority: Priority,
     ) -> Result<(), Refusal> {
         let store = async {
-            if let Err(error) = self.aliases.route(facts, &self.installation).await {
+            if let Err(error) = self.aliases.route(facts, &self.installation, priority).await {
                 tracing::warn!(%error, "aliases of addresses cannot be looked up or kept");
                 return Err(unavailable());
             }
@@ -403,6 +413,7 @@ mod tests {
 
     use super::*;
     use crate::desk::{Desk, INGEST_KEY};
+    use crate::request::Layout;
 
     /// Sends an event of that moment with that priority; gives status and `Retry-After`.
     async fn post(desk: &Desk, priority: &str, at: Timestamp) -> (u16, Option<String>) {
@@ -440,5 +451,44 @@ mod tests {
         assert_eq!(post(&desk, "live", fresh).await.0, 200, "which live events do not need");
         drop(others);
         assert_eq!(post(&desk, "background", old).await, (200, None));
+    }
+
+    #[test]
+    fn several_workspaces_import_at_once() {
+        let room = Room::new(BACKGROUND_BYTES_IN_HAND_MAX);
+        let requests = ["a", "b", "c"].map(|name| room.take(WorkspaceId::new(name).ok(), Layout::Lines.bytes_max()));
+        assert!(requests.iter().all(Result::is_ok), "{requests:?}");
+    }
+
+    /// Closing on what is unread would reset the connection, and the sender may then never see the answer.
+    #[tokio::test]
+    async fn a_body_that_has_to_wait_is_read_before_it_is_refused() {
+        let desk = Desk::open(Vec::new()).await;
+        let waiting = Waiting::new(&desk.service.live_facts_waiting, 10_000);
+        let room = |room: &Arc<Room>| {
+            let others = (0..4).map(|number| WorkspaceId::new(&format!("other-{number}")).unwrap());
+            others.map(|other| room.take(Some(other), room.free() * 3 / 4).unwrap()).collect::<Vec<_>>()
+        };
+        for (priority, taken) in [("background", None), ("live", Some(room(&desk.service.in_hand)))] {
+            let read = Arc::new(AtomicBool::new(false));
+            let body = futures_util::stream::once({
+                let read = Arc::clone(&read);
+                async move {
+                    read.store(true, Ordering::Relaxed);
+                    Ok::<_, std::convert::Infallible>(Bytes::from_static(b"{}"))
+                }
+            });
+            let request = Request::post("/v1/events")
+                .header("host", "ingest.example")
+                .header("content-type", "application/x-ndjson")
+                .header("authorization", format!("Bearer {INGEST_KEY}"))
+                .header("inflection-priority", priority)
+                .body(Body::from_stream(body))
+                .unwrap();
+            let answer = Arc::clone(&desk.service).call(request, None).await;
+            assert_eq!((answer.status().as_u16(), read.load(Ordering::Relaxed)), (503, true), "{priority}");
+            drop(taken);
+        }
+        drop(waiting);
     }
 }

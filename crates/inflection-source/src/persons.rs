@@ -129,16 +129,18 @@ pub(crate) async fn hold_alias(bus: &Bus, derived: &PersonId) -> anyhow::Result<
     anyhow::bail!("others change the alias of the address all the time; try again")
 }
 
-/// The person that an address is tied to which is let in again; it may be tied to one again.
-pub(crate) async fn release_alias(bus: &Bus, derived: &PersonId) -> anyhow::Result<Option<PersonId>> {
-    match aliased(bus, derived).await? {
-        // Nobody changes one that is withheld.
-        Some(Alias::Withheld) => {
-            bus.delete_record(&alias_record(derived)).await.context("that the address is withheld stays")?;
-            Ok(None)
-        }
-        other => Ok(other.and_then(|alias| alias.person_for(None).cloned())),
+/// The person that an address is tied to.
+pub(crate) async fn tied_person(bus: &Bus, derived: &PersonId) -> anyhow::Result<Option<PersonId>> {
+    Ok(aliased(bus, derived).await?.and_then(|alias| alias.person_for(None).cloned()))
+}
+
+/// Lets go of the alias of an address whose person is not suppressed: it may be tied to one again.
+pub(crate) async fn release_alias(bus: &Bus, derived: &PersonId) -> anyhow::Result<()> {
+    // Nobody changes one that is withheld.
+    if aliased(bus, derived).await? == Some(Alias::Withheld) {
+        bus.delete_record(&alias_record(derived)).await.context("that the address is withheld stays")?;
     }
+    Ok(())
 }
 
 async fn aliased(bus: &Bus, derived: &PersonId) -> anyhow::Result<Option<Alias>> {

@@ -23,7 +23,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Goes through the facts in their order. `unkept` are addresses that there was no room for.
+    /// First all ties, in the order of the facts, then whose the others are: what is said anywhere in a request holds for all
+    /// of it, so that a repeat of the request, which finds it kept, makes the same of it. `unkept` are addresses that there
+    /// was no room for.
     pub(super) fn of(
         facts: &[Fact<'_>],
         uses: &[(usize, AliasUse)],
@@ -32,20 +34,20 @@ impl Plan {
     ) -> Self {
         let mut now: HashMap<&PersonId, Alias> =
             found.iter().filter_map(|(derived, found)| Some((derived, found.alias.clone()?))).collect();
-        let (mut routes, mut changed) = (Vec::new(), BTreeSet::new());
-        for (place, alias) in uses {
-            let known = now.get(&alias.derived);
-            if !alias.ties {
-                let person = known.and_then(|known| known.person_for(alias.user));
-                routes.extend(person.map(|person| (*place, person.clone())));
-            } else if !unkept.contains(&alias.derived)
-                && let Some(fact) = facts.get(*place)
-                && let Some(next) = Alias::claimed(known, &fact.body.person, alias.user)
+        let mut changed = BTreeSet::new();
+        for (place, alias) in uses.iter().filter(|(_, alias)| alias.ties && !unkept.contains(&alias.derived)) {
+            if let Some(fact) = facts.get(*place)
+                && let Some(next) = Alias::claimed(now.get(&alias.derived), &fact.body.person, alias.user)
             {
                 now.insert(&alias.derived, next);
                 changed.insert(&alias.derived);
             }
         }
+        let route = |(place, alias): &(usize, AliasUse)| {
+            let person = now.get(&alias.derived)?.person_for(alias.user)?;
+            Some((*place, person.clone()))
+        };
+        let routes = uses.iter().filter(|(_, alias)| !alias.ties).filter_map(route).collect();
         let change = |derived: &PersonId| {
             let expected = found.get(derived).map_or(Expected::Absent, |found| found.expected);
             Some((derived.clone(), now.get(derived)?.clone(), expected))

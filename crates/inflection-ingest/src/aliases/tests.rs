@@ -8,7 +8,6 @@ use tempfile::TempDir;
 use super::*;
 use crate::events::take;
 use crate::fact::Context;
-use crate::priority::Priority;
 use crate::request::Layout;
 
 const KEY: InstallationKey = InstallationKey::new([1; 32]);
@@ -41,6 +40,10 @@ impl Scene {
 
 /// Facts as `identify P=u ann`, `open P ann`, `open - ann`, `open -=u ann`.
 async fn send(aliases: &Aliases, facts: &[&str]) -> Vec<String> {
+    send_as(Priority::Live, aliases, facts).await
+}
+
+async fn send_as(priority: Priority, aliases: &Aliases, facts: &[&str]) -> Vec<String> {
     let workspace = WorkspaceId::new("acme").unwrap();
     let now = Timestamp::parse("2026-11-23T10:00:00Z").unwrap();
     let lines = facts.iter().enumerate().map(|(number, fact)| {
@@ -57,9 +60,9 @@ async fn send(aliases: &Aliases, facts: &[&str]) -> Vec<String> {
     let body = lines.collect::<Vec<_>>().join("\n");
     let machine = MachineRules::default();
     let context = Context { workspace: &workspace, key: &KEY, now, machine: &machine };
-    let mut taken = take(body.as_bytes(), Layout::Lines, Priority::Live, context, &|_, _| true).unwrap();
+    let mut taken = take(body.as_bytes(), Layout::Lines, priority, context, &|_, _| true).unwrap();
     assert_eq!(taken.facts.len(), facts.len(), "{:?}", taken.rejected);
-    aliases.route(&mut taken.facts, &KEY).await.unwrap();
+    aliases.route(&mut taken.facts, &KEY, priority).await.unwrap();
     let whose = taken.facts.iter().map(|fact| {
         let person = &fact.body.person;
         assert_eq!(fact.head.person, inflection_domain::Head::person_key(&workspace, person));
@@ -70,19 +73,35 @@ async fn send(aliases: &Aliases, facts: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_identify_is_seen_by_what_comes_after_it() {
+async fn an_identify_is_seen_by_what_comes_with_it_and_after() {
     let scene = Scene::open().await;
     assert_eq!(scene.send(&["open - ann", "open Q ann"]).await, ["derived", "Q"]);
-    // In one request too, by those behind it.
-    assert_eq!(scene.send(&["open - ann", "identify P=u ann", "open - ann"]).await, ["derived", "P", "P"]);
+    // In one request by those before it too.
+    assert_eq!(scene.send(&["open - ann", "identify P=u ann", "open - ann"]).await, ["P", "P", "P"]);
     assert_eq!(
         scene
             .send(&["open - ANN", "open -=u ann", "open -=v ann", "open - bob", "open Q ann", "identify -=u ann"])
             .await,
         ["P", "P", "derived", "derived", "Q", "P"]
     );
-    assert!(scene.metric("inflection_ingest_events_routed_by_address_total 4"), "{}", scene.registry.render());
+    assert!(scene.metric("inflection_ingest_events_routed_by_address_total 5"), "{}", scene.registry.render());
     assert!(scene.metric(r#"inflection_ingest_alias_changes_total{to="person"} 1"#), "{}", scene.registry.render());
+}
+
+/// Who has no answer sends again: what is then found kept changes nothing of it, or its events would be others, and doubled.
+#[tokio::test]
+async fn a_repeated_request_is_routed_as_it_was() {
+    let scene = Scene::open().await;
+    for (request, routed) in [
+        (&["open - a", "identify P=u a"][..], &["P", "P"][..]),
+        (&["open - b", "identify P=u b", "open - b", "identify Q=v b"], &["derived", "P", "derived", "Q"]),
+        (&["open - c", "open -=u c", "identify P c", "open -=u c", "identify P=u c"], &["P", "P", "P", "P", "P"]),
+        (&["open - d", "identify P=u d", "identify Q=u d", "open -=v d"], &["P", "P", "Q", "derived"]),
+    ] {
+        for attempt in ["first", "second", "third"] {
+            assert_eq!(scene.send(request).await, routed, "{request:?}, {attempt} time");
+        }
+    }
 }
 
 #[tokio::test]
@@ -111,6 +130,19 @@ async fn of_two_at_once_none_is_lost() {
 }
 
 #[tokio::test]
+async fn history_does_not_take_the_places_of_live_requests() {
+    let scene = Scene::open().await;
+    scene.send(&["identify P ann"]).await;
+    // As if requests with thousands of addresses had all places that they may have.
+    let Aliases { under_way, background_under_way, .. } = &scene.aliases;
+    for (full, places, free) in [(background_under_way, 16, Priority::Live), (under_way, 64, Priority::Background)] {
+        let _taken = full.acquire_many(places).await.unwrap();
+        let sent = tokio::time::timeout(Duration::from_secs(60), send_as(free, &scene.aliases, &["open - ann"]));
+        assert_eq!(sent.await.unwrap(), ["P"], "{free:?}");
+    }
+}
+
+#[tokio::test]
 async fn where_nothing_can_be_read_no_fact_changes() {
     let scene = Scene::open().await;
     scene.send(&["identify P ann"]).await;
@@ -131,6 +163,6 @@ async fn where_nothing_can_be_read_no_fact_changes() {
     let machine = MachineRules::default();
     let context = Context { workspace: &workspace, key: &KEY, now, machine: &machine };
     let mut taken = take(body, Layout::Json, Priority::Live, context, &|_, _| true).unwrap();
-    let error = scene.aliases.route(&mut taken.facts, &KEY).await.unwrap_err();
+    let error = scene.aliases.route(&mut taken.facts, &KEY, Priority::Live).await.unwrap_err();
     assert!(matches!(error, RecordError::Unavailable(_)), "{error}");
 }

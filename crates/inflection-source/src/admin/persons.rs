@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Admin, Shared, now, problem, unavailable};
-use crate::persons::{ChangeError, Changed, Subject, Whom, change, hold_alias, load, release_alias};
+use crate::persons::{ChangeError, Changed, Subject, Whom, change, hold_alias, load, release_alias, tied_person};
 
 /// Whom a request is about: exactly one of the ids.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Named {
     /// Whom it is about, in a workspace that there is: a slip in its name would suppress nobody. Of an address that is two
     /// persons, if an identify has tied it to one: that one, and first the one derived from it, whose events were those
     /// before.
-    async fn subjects(&self, admin: &Admin, order: OrderKind) -> Result<(Subject, Option<Subject>), Box<Response>> {
+    async fn subjects(&self, admin: &Admin, order: OrderKind) -> Result<Subjects, Box<Response>> {
         let whom = self.whom()?;
         let workspaces = admin.directory.current();
         let found = workspaces.iter().find(|workspace| workspace.id.as_str() == self.workspace);
@@ -65,15 +65,27 @@ impl Named {
             return Err(Box::new(problem(StatusCode::NOT_FOUND, "not_found", "there is no workspace of this id")));
         };
         let subject = |whom: &Whom| Subject::new(&admin.installation, workspace, whom);
-        let Whom::Address(address) = &whom else { return Ok((subject(&whom), None)) };
+        let Whom::Address(address) = &whom else {
+            return Ok(Subjects { subject: subject(&whom), tied: None, derived: None });
+        };
         let derived = PersonId::from_address(&admin.installation.key, workspace, address);
         let tied = match order {
             OrderKind::Suppress | OrderKind::Erase => hold_alias(&admin.bus, &derived).await,
-            OrderKind::Lift => release_alias(&admin.bus, &derived).await,
+            OrderKind::Lift => tied_person(&admin.bus, &derived).await,
         };
         let tied = tied.map_err(|error| Box::new(unavailable(&error)))?;
-        Ok((subject(&whom), tied.map(|person| subject(&Whom::Person(person)))))
+        let tied = tied.map(|person| subject(&Whom::Person(person)));
+        Ok(Subjects { subject: subject(&whom), tied, derived: Some(derived) })
     }
+}
+
+/// Whom an order is about.
+struct Subjects {
+    subject: Subject,
+    /// The person that the address is tied to, of an order about an address.
+    tied: Option<Subject>,
+    /// The person derived from the address.
+    derived: Option<PersonId>,
 }
 
 fn kind(user: bool) -> &'static str {
@@ -124,27 +136,49 @@ async fn told(State(admin): Shared, named: Body, order: OrderKind, done: &'stati
         Ok(Json(named)) => named.subjects(&admin, order).await,
         Err(answer) => Err(answer),
     };
-    let (subject, tied) = match subjects {
+    let subjects = match subjects {
         Ok(subjects) => subjects,
         Err(answer) => return *answer,
     };
-    let also = match &tied {
-        Some(tied) => match tell(&admin, order, tied, done).await {
+    match obey(&admin, order, &subjects, done).await {
+        Ok(view) => Json(view).into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+/// Does what an order says. An address that is tied to nobody for the sake of its suppressed person may be tied again once that
+/// one is suppressed no more, and not a moment earlier: or when it could not be suppressed.
+async fn obey(admin: &Admin, order: OrderKind, subjects: &Subjects, done: &str) -> Result<Value, ChangeError> {
+    let outcome = tell_all(admin, order, subjects, done).await;
+    let is_free = match order {
+        OrderKind::Lift => matches!(outcome, Ok(_) | Err(ChangeError::NotSuppressed)),
+        OrderKind::Suppress | OrderKind::Erase => matches!(outcome, Err(ChangeError::Full)),
+    };
+    if let Some(derived) = subjects.derived.as_ref().filter(|_| is_free) {
+        release_alias(&admin.bus, derived).await?;
+    }
+    outcome
+}
+
+async fn tell_all(admin: &Admin, order: OrderKind, subjects: &Subjects, done: &str) -> Result<Value, ChangeError> {
+    let Subjects { subject, tied, .. } = subjects;
+    let also = match tied {
+        Some(tied) => match tell(admin, order, tied, done).await {
             Ok(told) => Some(told),
             // Then the address's own person may be.
             Err(ChangeError::NotSuppressed) => None,
-            Err(error) => return refused(error),
+            Err(error) => return Err(error),
         },
         None => None,
     };
-    let told = match (tell(&admin, order, &subject, done).await, &also) {
+    let told = match (tell(admin, order, subject, done).await, &also) {
         (Ok(told), _) => told,
         // The address was tied when its person was suppressed by its own id.
         (Err(ChangeError::NotSuppressed), Some(also)) => *also,
-        (Err(error), _) => return refused(error),
+        (Err(error), _) => return Err(error),
     };
-    let tied = tied.filter(|_| also.is_some());
-    Json(view(&subject, told, tied.as_ref().zip(also), done)).into_response()
+    let tied = tied.as_ref().filter(|_| also.is_some());
+    Ok(view(subject, told, tied.zip(also), done))
 }
 
 /// What came of an order about one person.
@@ -154,7 +188,7 @@ struct Told {
     dropped: Option<usize>,
 }
 
-async fn tell(admin: &Admin, order: OrderKind, subject: &Subject, done: &'static str) -> Result<Told, ChangeError> {
+async fn tell(admin: &Admin, order: OrderKind, subject: &Subject, done: &str) -> Result<Told, ChangeError> {
     let changed = change(&admin.bus, admin.delivery.as_ref(), order, subject, now()).await?;
     tracing::info!(workspace = %subject.workspace, key = %subject.tombstone, kind = kind(subject.user), done,
         in_force = changed.in_force, "an operator has spoken about a person");
@@ -218,7 +252,100 @@ fn refused(error: ChangeError) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Poll;
+
+    use inflection_bus::{Bus, EmbeddedConfig, Expected};
+    use inflection_control::{Directory, InstallationSettings};
+    use inflection_domain::PartitionCount;
+    use inflection_wire::{SuppressedPerson, SuppressedPersons, alias_record};
+
     use super::*;
+    use crate::admin::{Readiness, WrongKeys};
+    use crate::ledger::Bookkeeper;
+
+    async fn admin(folder: &tempfile::TempDir) -> Admin {
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let partitions = PartitionCount::new(1).unwrap();
+        let settings = InstallationSettings::default();
+        Admin {
+            installation: crate::install::load(&bus, &settings, Some(partitions)).await.unwrap(),
+            delivery: None,
+            books: Arc::new(tokio::sync::Mutex::new(Bookkeeper::new(bus.clone(), partitions))),
+            bus,
+            directory: Directory::new(Vec::new()).1,
+            registry: inflection_telemetry::Registry::default(),
+            readiness: Arc::new(Readiness::default()),
+            state_budget: None,
+            takes_events: false,
+            keys: super::super::Keys::default(),
+            wrong_keys: WrongKeys::default(),
+        }
+    }
+
+    /// An address that is tied to nobody, and may not be.
+    async fn withheld(admin: &Admin) -> Subjects {
+        let (workspace, address) = (WorkspaceId::new("acme").unwrap(), EmailAddress::new("ann@example.com").unwrap());
+        let derived = PersonId::from_address(&admin.installation.key, &workspace, &address);
+        assert_eq!(hold_alias(&admin.bus, &derived).await.unwrap(), None);
+        let subject = Subject::new(&admin.installation, &workspace, &Whom::Address(address));
+        Subjects { subject, tied: None, derived: Some(derived) }
+    }
+
+    async fn is_withheld(admin: &Admin, subjects: &Subjects) -> bool {
+        let record = alias_record(subjects.derived.as_ref().unwrap());
+        admin.bus.get_record(&record).await.unwrap().is_some()
+    }
+
+    async fn store(admin: &Admin, workspace: &WorkspaceId, persons: impl IntoIterator<Item = Tombstone>) {
+        let person = SuppressedPerson { user: false, at: now(), erased: false };
+        let persons: BTreeMap<_, _> = persons.into_iter().map(|tombstone| (tombstone, person)).collect();
+        let all = SuppressedPersons { workspaces: [(workspace.clone(), persons)].into() };
+        admin.bus.put_record(SuppressedPersons::RECORD, Expected::Anything, all.encode()).await.unwrap();
+    }
+
+    /// An identify that came in between would tie it, and what comes then would not be dropped.
+    #[tokio::test]
+    async fn an_address_may_be_tied_again_only_when_its_person_is_let_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let admin = admin(&folder).await;
+        let subjects = withheld(&admin).await;
+        store(&admin, &subjects.subject.workspace, [subjects.subject.tombstone]).await;
+        {
+            // Identity does not run: that it has taken the order is waited for.
+            let mut lift = pin!(obey(&admin, OrderKind::Lift, &subjects, "lifted"));
+            while load(&admin.bus).await.unwrap().count() > 0 {
+                assert!(is_withheld(&admin, &subjects).await, "before the lift is stored");
+                let waits = poll_fn(|context| Poll::Ready(lift.as_mut().poll(context).is_pending()));
+                assert!(waits.await);
+                tokio::task::yield_now().await;
+            }
+        }
+        // The one who lifted has died then; who says it again makes it whole.
+        assert!(is_withheld(&admin, &subjects).await);
+        let again = obey(&admin, OrderKind::Lift, &subjects, "lifted").await;
+        assert!(matches!(again, Err(ChangeError::NotSuppressed)), "{again:?}");
+        assert!(!is_withheld(&admin, &subjects).await);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_could_not_be_suppressed_may_be_tied() {
+        let folder = tempfile::tempdir().unwrap();
+        let admin = admin(&folder).await;
+        let subjects = withheld(&admin).await;
+        let workspace = &subjects.subject.workspace;
+        let others = (0..Tombstone::COUNT_MAX).map(|number| {
+            let user = UserId::new(number.to_string()).unwrap();
+            Tombstone::of_user(&admin.installation.key, workspace, &user)
+        });
+        store(&admin, workspace, others).await;
+        let refused = obey(&admin, OrderKind::Suppress, &subjects, "suppressed").await;
+        assert!(matches!(refused, Err(ChangeError::Full)), "{refused:?}");
+        assert!(!is_withheld(&admin, &subjects).await);
+    }
 
     #[test]
     fn exactly_one_id_names_somebody() {

@@ -7,6 +7,7 @@
 mod batches;
 mod input;
 mod mapping;
+mod outputs;
 mod progress;
 mod report;
 mod send;
@@ -23,7 +24,7 @@ use inflection_domain::{Timestamp, WorkspaceId};
 use inflection_ingest::{LINES_BYTES_MAX, LINES_EVENTS_MAX, LineCheck};
 
 use self::batches::{Limits, Refused};
-use self::input::Fingerprint;
+use self::input::{Fingerprint, hash};
 use self::mapping::Mapping;
 use self::progress::Progress;
 use self::report::{FileEnd, Rejects, Summary};
@@ -77,11 +78,17 @@ fn check(args: &ImportArgs) -> Result<Mapping, Failure> {
     if !["http://", "https://"].iter().any(|scheme| args.url.starts_with(scheme)) {
         mistakes.push("--url is an address like http://127.0.0.1:8080".to_owned());
     }
+    mistakes.extend(outputs::mistakes(args));
     mapping.ok().filter(|_| mistakes.is_empty()).ok_or_else(|| Failure::Usage(mistakes.join("\n")))
 }
 
 fn is_standard_input(path: &Path) -> bool {
     path == Path::new("-")
+}
+
+/// A hash of where events are sent, by which an import knows whether its state is of there.
+fn target(args: &ImportArgs) -> String {
+    hash(format!("{}\n{}", args.url.trim_end_matches('/'), args.ingest_key.as_deref().unwrap_or_default()).as_bytes())
 }
 
 /// Where it is noted how far a file has come.
@@ -143,7 +150,7 @@ impl Import<'_> {
     fn begin(&self, source: &Source, state_path: Option<&Path>) -> Result<State, Failure> {
         // What is no file has no state on disk.
         let fingerprint = source.fingerprint.clone().unwrap_or(Fingerprint { bytes: 0, head: String::new() });
-        let begun = State::new(fingerprint, self.mapping.hash());
+        let begun = State::new(fingerprint, self.mapping.hash(), target(self.args));
         match state_path.filter(|_| !self.args.restart) {
             Some(path) => Ok(State::load(path, &begun).map_err(|why| anyhow!(why))?.unwrap_or(begun)),
             None => Ok(begun),

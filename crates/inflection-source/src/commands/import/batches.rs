@@ -108,9 +108,10 @@ impl Batch {
     }
 
     fn is_full(&self, limits: Limits, more_bytes: usize) -> bool {
-        // What is refused is bounded too: it is kept until the batch is done.
+        // What is refused is bounded too, and rows beside their events: they are kept until the batch is done.
         let records = self.events.len() + self.refused.len();
-        records >= limits.events || self.events.body.len() + self.refused_bytes + more_bytes > limits.bytes
+        let held = self.events.body.len() + self.events.rows.len() + self.refused_bytes;
+        records >= limits.events || held + more_bytes > limits.bytes
     }
 }
 
@@ -121,7 +122,9 @@ pub(super) fn read<R: Read>(
     limits: Limits,
     mut hand_out: impl FnMut(Batch) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let (mut batch, mut fields, mut event) = (Batch::default(), Fields::default(), Vec::new());
+    // Also when nothing is left: then it ends where it began.
+    let mut batch = Batch { end: text.position(), ..Batch::default() };
+    let (mut fields, mut event) = (Fields::default(), Vec::new());
     let outcome = loop {
         let record = match text.next() {
             Ok(Some(record)) => record,
@@ -134,7 +137,8 @@ pub(super) fn read<R: Read>(
         }
         event.clear();
         let rendered = render(&record, shape, &mut fields, &mut event);
-        let more_bytes = if rendered.is_ok() { event.len() + 1 } else { record.bytes.len() };
+        let row = if matches!(shape, Shape::Events) { b"" } else { record.bytes };
+        let more_bytes = if rendered.is_ok() { event.len() + 1 + row.len() } else { record.bytes.len() };
         if batch.read() > 0 && batch.is_full(limits, more_bytes) {
             let next = Batch { end: batch.end, ..Batch::default() };
             let full = std::mem::replace(&mut batch, next);
@@ -143,10 +147,7 @@ pub(super) fn read<R: Read>(
             }
         }
         match rendered {
-            Ok(()) => {
-                let row = if matches!(shape, Shape::Events) { b"" } else { record.bytes };
-                batch.events.add(record.line, &event, row);
-            }
+            Ok(()) => batch.events.add(record.line, &event, row),
             Err((code, message)) => {
                 let (line, written) = (record.line, record.bytes.to_vec());
                 batch.refused_bytes += written.len();
@@ -170,6 +171,10 @@ fn render(
     match (record.flaw, shape) {
         (Some(Flaw::TooLong), _) => Err(("event_too_large", "the line is longer than 1 MiB".to_owned())),
         (Some(Flaw::OpenQuote), _) => Err(("bad_row", "a quote is opened and not closed".to_owned())),
+        (Some(Flaw::StrayQuote), _) => {
+            let message = "a quote is opened here and closed in a later line, and the row has not the header's fields";
+            Err(("bad_row", message.to_owned()))
+        }
         (None, Shape::Events) => {
             event.extend_from_slice(record.bytes.trim_ascii());
             Ok(())
@@ -191,8 +196,8 @@ mod tests {
 
     fn batches(text: &str, shape: &Shape, limits: Limits) -> Vec<Batch> {
         let mut text = Text::new(text.as_bytes());
-        if let Shape::Rows { delimiter, .. } = shape {
-            text.set_framing(Framing::Rows { delimiter: *delimiter });
+        if let Shape::Rows { delimiter, plan } = shape {
+            text.set_framing(Framing::Rows { delimiter: *delimiter, columns: Some(plan.columns) });
         }
         let mut found = Vec::new();
         read(&mut text, shape, limits, |batch| {
@@ -240,5 +245,26 @@ mod tests {
         assert_eq!(batch.events.refused(0, "", "").written, b"identify,1,\"a\nb\"");
         assert_eq!(batch.events.refused(1, "", "").written, b"identify,3,c");
         assert_eq!((batch.read(), batch.events.refused(1, "", "").line), (3, 4));
+    }
+    #[test]
+    fn rows_count_beside_their_events() {
+        let columns = ["type", "timestamp", "email", "note"].map(str::to_owned);
+        let shape = Shape::Rows { plan: Mapping::default().plan(&columns).unwrap(), delimiter: b',' };
+        let row = format!("identify,1,a,{}\n", "x".repeat(300));
+        let found = batches(&row.repeat(10), &shape, Limits { events: 100, bytes: 1000 });
+        assert_eq!(found.iter().map(Batch::read).collect::<Vec<_>>(), [2; 5], "what is no field is held too");
+    }
+
+    #[test]
+    fn an_empty_rest_ends_where_it_began() {
+        let mut text = Text::new(&b"{1}\n{2}\n"[..]);
+        text.skip_to(Position { offset: 8, lines: 2 }).unwrap();
+        let mut ends = Vec::new();
+        read(&mut text, &Shape::Events, Limits { events: 1, bytes: 1000 }, |batch| {
+            ends.push(batch.end);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(ends, [Position { offset: 8, lines: 2 }]);
     }
 }

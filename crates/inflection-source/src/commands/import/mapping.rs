@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// The fields of `POST /v1/events`, as `docs/api.md` lists them.
-const FIELDS: [(&str, Kind); 31] = [
+const FIELDS: [(&str, Kind); 33] = [
     ("type", Kind::Text),
     ("id", Kind::Text),
     ("timestamp", Kind::Moment),
@@ -46,6 +46,8 @@ const FIELDS: [(&str, Kind); 31] = [
     ("is_unique_click", Kind::Flag),
     ("user_agent", Kind::Text),
     ("ip", Kind::Text),
+    ("http_method", Kind::Text),
+    ("purpose", Kind::Text),
     ("provider", Kind::Text),
     ("provider_message_id", Kind::Text),
     ("group_id", Kind::Text),
@@ -238,7 +240,8 @@ fn order(field: &str) -> (usize, &str) {
 #[derive(Debug)]
 pub(super) struct Plan {
     cells: Vec<Cell>,
-    columns: usize,
+    /// Fields of a row.
+    pub(super) columns: usize,
     /// Columns that are no field.
     pub(super) unused: Vec<String>,
 }
@@ -346,7 +349,7 @@ fn is_number(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use inflection_domain::{Timestamp, WorkspaceId};
-    use inflection_ingest::LineCheck;
+    use inflection_ingest::{EVENT_FIELDS, LineCheck};
 
     use super::*;
 
@@ -437,6 +440,13 @@ mod tests {
         let mut fields = Fields::default();
         fields.read("email_opened,1", b',');
         assert_eq!(plan.render(&fields, &mut Vec::new()).unwrap_err(), "the row has 2 fields, the header 3");
+    }
+
+    /// All but those that the ingest key decides: a column of such a name is the file's own.
+    #[test]
+    fn every_field_of_ingest_may_be_mapped() {
+        let missing: Vec<_> = EVENT_FIELDS.iter().filter(|field| kind(field).is_none()).collect();
+        assert_eq!(missing, [&"workspace", &"connection"]);
     }
 
     /// A name that ingest does not know would be ignored there: a list in every one of them is not.

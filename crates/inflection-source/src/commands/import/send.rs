@@ -20,6 +20,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Waits between tries, where ingest names none: doubled from the first up to the longest.
 const WAIT_FIRST: Duration = Duration::from_millis(250);
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// After so many tries that took too long at the other end, a request is cut in halves: it may be too much for one.
+const TRIES_WHOLE: u32 = 4;
 /// The longest that ingest can make us wait.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
@@ -30,8 +32,10 @@ enum Answer {
     Done(Vec<(usize, String, String)>),
     /// Something in it cannot be taken as it is, and which is not said.
     Halve { code: String, message: String },
-    /// Not now.
-    Later { why: String, wait: Option<Duration> },
+    /// Not now; perhaps, because it takes `too_long`, never as a whole.
+    Later { why: String, wait: Option<Duration>, too_long: bool },
+    /// It has taken too long too often.
+    TooLong,
     /// Never.
     Never(String),
 }
@@ -47,14 +51,16 @@ fn judge(status: u16, retry_after: Option<&str>, body: &[u8], events: usize) -> 
     match status {
         200 | 207 if accepted.map(|accepted| accepted + rejected.len()) == Some(events) => Answer::Done(rejected),
         200..=299 => Answer::Never(format!("what answers {status} at this address is no ingest; is --url right?")),
-        401 => Answer::Never(format!(
-            "{said}. Give a key that ingest knows with --ingest-key or INFLECTION_INGEST_KEY; \
-             the same command then goes on where this one ended"
-        )),
+        401 => {
+            Answer::Never(format!("{said}. Give a key that ingest knows with --ingest-key or INFLECTION_INGEST_KEY"))
+        }
         300..=399 => Answer::Never(format!(
             "ingest answers {status}, and no redirect is followed; give the last address as --url"
         )),
-        408 | 425 | 429 | 500..=599 => Answer::Later { why: said, wait: retry_after.and_then(seconds) },
+        408 | 425 | 429 | 500..=599 => {
+            let too_long = matches!(status, 408 | 504) || code == "storage_unavailable";
+            Answer::Later { why: said, wait: retry_after.and_then(seconds), too_long }
+        }
         // A 413 may also be of a proxy that takes smaller bodies.
         413 => Answer::Halve { code: if code.is_empty() { "event_too_large".to_owned() } else { code }, message },
         409 | 403 if code == "id_conflict" || code == "connection_forbidden" => Answer::Halve { code, message },
@@ -97,6 +103,8 @@ pub(super) struct Sender {
     give_up_after: Option<Duration>,
     /// Learnt from what lies between, which may take less than ingest.
     body_bytes_max: usize,
+    /// Since when nothing was taken.
+    failing: Option<Instant>,
     pub(super) requests: u64,
     /// Requests that were sent again.
     pub(super) repeated: u64,
@@ -111,8 +119,8 @@ impl Sender {
             .build()
             .context("the HTTP client cannot start")?;
         let url = format!("{}/v1/events", url.trim_end_matches('/'));
-        let (requests, repeated) = (0, 0);
-        Ok(Self { http, url, key: key.to_owned(), give_up_after, body_bytes_max: usize::MAX, requests, repeated })
+        let (key, body_bytes_max, failing, requests, repeated) = (key.to_owned(), usize::MAX, None, 0, 0);
+        Ok(Self { http, url, key, give_up_after, body_bytes_max, failing, requests, repeated })
     }
 
     /// Sees events to their end, in order; `packed` is the whole body, compressed. Gives what was refused of them.
@@ -151,6 +159,8 @@ impl Sender {
                     }
                     left.extend(halves(range));
                 }
+                // What fails because the bus is away is made whole again soon: each half that is taken is followed by a larger one.
+                Answer::TooLong => left.extend(halves(range)),
                 Answer::Later { why, .. } | Answer::Never(why) => return Err(anyhow!(why)),
             }
         }
@@ -159,20 +169,23 @@ impl Sender {
 
     /// Sends a request until it is answered for good.
     async fn insist(&mut self, packed: &Bytes, events: usize, progress: &Progress) -> anyhow::Result<Answer> {
-        let mut failing: Option<Instant> = None;
-        let mut failures = 0;
+        let (mut failures, mut too_long_failures) = (0, 0);
         loop {
             self.requests += 1;
             let (why, wait) = match self.send(packed, events).await {
-                Answer::Later { why, wait } => (why, wait),
-                answer @ (Answer::Done(_) | Answer::Halve { .. } | Answer::Never(_)) => {
+                Answer::Later { why, wait, too_long } => {
+                    too_long_failures += u32::from(too_long);
+                    (why, wait)
+                }
+                answer @ (Answer::Done(_) | Answer::Halve { .. } | Answer::TooLong | Answer::Never(_)) => {
+                    self.failing = None;
                     progress.goes_on();
                     return Ok(answer);
                 }
             };
             self.repeated += 1;
             failures += 1;
-            let since = failing.get_or_insert_with(Instant::now).elapsed();
+            let since = self.failing.get_or_insert_with(Instant::now).elapsed();
             if let Some(limit) = self.give_up_after.filter(|limit| since >= *limit) {
                 let waited = limit.as_secs();
                 return Err(anyhow!(
@@ -185,6 +198,9 @@ impl Sender {
             }
             progress.waits(&why, wait);
             tokio::time::sleep(wait).await;
+            if events > 1 && too_long_failures >= TRIES_WHOLE {
+                return Ok(Answer::TooLong);
+            }
         }
     }
 
@@ -200,7 +216,7 @@ impl Sender {
         let later = |error: reqwest::Error| {
             // Without its own words, which may hold the address twice.
             let why = if error.is_connect() { "cannot be reached" } else { "does not answer" };
-            Answer::Later { why: format!("ingest {why}"), wait: None }
+            Answer::Later { why: format!("ingest {why}"), wait: None, too_long: error.is_timeout() }
         };
         match request.send().await {
             Ok(answer) => {
@@ -228,14 +244,29 @@ fn halves(range: Range<usize>) -> [Range<usize>; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::ops::ControlFlow;
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::routing::post;
+    use flate2::read::GzDecoder;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::commands::import::batches::{Limits, Shape, read};
+    use crate::commands::import::text::Text;
 
     #[track_caller]
     fn check(status: u16, body: &str, expected: &str) {
         let answer = match judge(status, Some("7"), body.as_bytes(), 2) {
             Answer::Done(refused) => format!("done {refused:?}"),
             Answer::Halve { code, .. } => format!("halve {code}"),
-            Answer::Later { why, wait } => format!("later {why} {wait:?}"),
+            Answer::Later { why, wait, too_long } => {
+                format!("later {why} {wait:?}{}", if too_long { ", too long" } else { "" })
+            }
+            Answer::TooLong => "too long".to_owned(),
             Answer::Never(why) => format!("never {why}"),
         };
         assert!(answer.starts_with(expected), "{status} {body}: {answer}");
@@ -253,7 +284,9 @@ mod tests {
         check(403, &error("connection_forbidden"), "halve connection_forbidden");
         check(413, "<html>", "halve event_too_large");
         check(429, &error("rate_limited"), "later ingest answers 429 rate_limited: m Some(7s)");
-        check(503, "", "later ingest answers 503");
+        check(503, "", "later ingest answers 503 :  Some(7s)");
+        check(503, &error("storage_unavailable"), "later ingest answers 503 storage_unavailable: m Some(7s), too long");
+        check(504, "<html>", "later ingest answers 504 :  Some(7s), too long");
         check(401, &error("auth_invalid"), "never ingest answers 401 auth_invalid: m. Give a key");
         check(403, "<html>", "never ingest answers 403");
         check(404, &error("not_found"), "never");
@@ -261,6 +294,58 @@ mod tests {
         check(200, "<html>", "never what answers 200");
         check(200, r#"{"success":true}"#, "never what answers 200");
         check(200, r#"{"accepted":1}"#, "never what answers 200");
+    }
+
+    /// Events of one digit each.
+    fn events(text: &str) -> Events {
+        let (mut found, limits) = (None, Limits { events: 100, bytes: 1000 });
+        let read = read(&mut Text::new(text.as_bytes()), &Shape::Events, limits, |batch| {
+            found = Some(batch.events);
+            ControlFlow::Continue(())
+        });
+        read.unwrap();
+        found.unwrap()
+    }
+
+    /// Serves requests of up to three events; larger ones cannot be stored in time, ever.
+    async fn small_ingest(listener: TcpListener, taken: Arc<Mutex<String>>) {
+        let serve = |packed: Bytes, taken: Arc<Mutex<String>>| async move {
+            let mut body = String::new();
+            GzDecoder::new(&packed[..]).read_to_string(&mut body).unwrap();
+            let (status, answer) = match body.lines().count() {
+                count @ ..=3 => {
+                    taken.lock().unwrap().push_str(&body);
+                    (StatusCode::OK, format!(r#"{{"accepted":{count}}}"#))
+                }
+                _ => {
+                    let answer = r#"{"error":{"code":"storage_unavailable","message":"m"}}"#;
+                    (StatusCode::SERVICE_UNAVAILABLE, answer.to_owned())
+                }
+            };
+            (status, [(RETRY_AFTER, "0")], answer)
+        };
+        let serve = move |packed: Bytes| serve(packed, Arc::clone(&taken));
+        axum::serve(listener, Router::new().route("/v1/events", post(serve))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_as_a_whole_is_taken_in_parts() {
+        // Another test may have done it.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let taken = Arc::new(Mutex::new(String::new()));
+        let text = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+        let (events, progress) = (events(text), Progress::new(None, 0));
+        let packed = gzip(events.body(0..events.len()));
+        let mut sender = Sender::new(&url, "key", Some(Duration::from_secs(60))).unwrap();
+        let outcome = tokio::select! {
+            outcome = sender.deliver(&events, &packed, &progress) => outcome.unwrap(),
+            () = small_ingest(listener, Arc::clone(&taken)) => unreachable!(),
+        };
+        assert_eq!((outcome, taken.lock().unwrap().as_str()), (Vec::new(), text), "all, and in order");
+        // 9 events are tried four times, then the last 5 of them, then in 2 and 3; the first 4 in 2 and 2 likewise.
+        assert_eq!((sender.requests, sender.repeated), (16, 12));
     }
 
     #[test]

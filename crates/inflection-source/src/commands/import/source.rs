@@ -108,7 +108,7 @@ impl Source {
 /// Reads the header of a CSV.
 fn rows(text: &mut Text<Box<dyn Read + Send>>, mapping: &Mapping, path: &Path) -> Result<Shape, Failure> {
     let (shown, delimiter) = (path.display(), mapping.delimiter());
-    text.set_framing(Framing::Rows { delimiter });
+    text.set_framing(Framing::Rows { delimiter, columns: None });
     let record = text.next().with_context(|| format!("{shown} cannot be read"))?;
     let header = record.filter(|record| record.flaw.is_none()).ok_or_else(|| anyhow!("{shown} has no header"))?;
     let header = std::str::from_utf8(header.bytes).with_context(|| format!("the header of {shown} is not UTF-8"))?;
@@ -120,5 +120,6 @@ fn rows(text: &mut Text<Box<dyn Read + Send>>, mapping: &Mapping, path: &Path) -
         let columns = header.join(", ");
         Failure::Usage(format!("{shown} with the columns {columns}:\n{}", mistakes.join("\n")))
     })?;
+    text.set_framing(Framing::Rows { delimiter, columns: Some(plan.columns) });
     Ok(Shape::Rows { plan, delimiter })
 }

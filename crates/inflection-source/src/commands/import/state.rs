@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::input::Fingerprint;
 use super::text::Position;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What has come to an end, since the import of the file began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub(super) struct State {
     pub(super) file: Fingerprint,
     /// Hash of how rows become events.
     pub(super) mapping: String,
+    /// Hash of where it is sent.
+    #[serde(default)]
+    pub(super) target: String,
     /// Everything before it has come to an end.
     pub(super) position: Position,
     pub(super) counts: Counts,
@@ -47,12 +50,12 @@ pub(super) struct State {
 
 impl State {
     /// The beginning of an import.
-    pub(super) fn new(file: Fingerprint, mapping: String) -> Self {
+    pub(super) fn new(file: Fingerprint, mapping: String, target: String) -> Self {
         let (position, counts) = (Position::default(), Counts::default());
-        Self { version: VERSION, file, mapping, position, counts, done: false }
+        Self { version: VERSION, file, mapping, target, position, counts, done: false }
     }
 
-    /// What an earlier run has left, if it was about the same file and mapping.
+    /// What an earlier run has left, if it was about the same file, mapping and install.
     ///
     /// # Errors
     /// In the words of the operator.
@@ -77,6 +80,12 @@ impl State {
         }
         if state.mapping != begun.mapping {
             return Err(format!("columns were mapped in another way when this import began (says {shown}); {again}"));
+        }
+        if state.target != begun.target {
+            return Err(format!(
+                "this import was sent to another --url or with another --ingest-key (says {shown}): give it a --state-file \
+                 of its own, or with the same workspace at the other end --restart"
+            ));
         }
         Ok(Some(state))
     }
@@ -108,7 +117,7 @@ mod tests {
     use super::*;
 
     fn begun(bytes: u64) -> State {
-        State::new(Fingerprint { bytes, head: "abc".to_owned() }, "plain".to_owned())
+        State::new(Fingerprint { bytes, head: "abc".to_owned() }, "plain".to_owned(), "here".to_owned())
     }
 
     #[test]
@@ -125,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_or_mapping_is_refused() {
+    fn another_file_mapping_or_install_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         begun(7).save(&path).unwrap();
@@ -137,6 +146,9 @@ mod tests {
         other = begun(7);
         other.mapping = "changed".to_owned();
         assert!(why(&other).contains("mapped in another way"), "{}", why(&other));
+        other = begun(7);
+        other.target = "there".to_owned();
+        assert!(why(&other).contains("another --url or with another --ingest-key"), "{}", why(&other));
         fs::write(&path, "{").unwrap();
         assert!(why(&begun(7)).contains("is no state of an import"), "{}", why(&begun(7)));
     }

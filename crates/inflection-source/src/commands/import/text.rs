@@ -20,6 +20,8 @@ pub(super) enum Framing {
     Rows {
         /// What stands between fields.
         delimiter: u8,
+        /// How many fields a row has, once the header is read.
+        columns: Option<usize>,
     },
 }
 
@@ -39,6 +41,8 @@ pub(super) enum Flaw {
     TooLong,
     /// A quote is opened and not closed.
     OpenQuote,
+    /// A quote is opened and closed in a later line, and what it makes is no row.
+    StrayQuote,
 }
 
 /// One record, without its line break.
@@ -117,6 +121,11 @@ impl<R: Read> Text<R> {
         Ok(())
     }
 
+    /// Where the next record begins.
+    pub(super) fn position(&self) -> Position {
+        self.at
+    }
+
     /// The next record; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
         let found = loop {
@@ -178,25 +187,45 @@ impl<R: Read> Text<R> {
     }
 }
 
+/// The first record of what is read so far, if that shows it. What it is depends on the text alone and not on how much of it is
+/// read: who goes on at a place finds the same records as who came by.
 fn find(rest: &[u8], framing: Framing, ended: bool) -> Option<Found> {
+    let within = rest.get(..=RECORD_BYTES_MAX).unwrap_or(rest);
+    let is_long = rest.len() > RECORD_BYTES_MAX;
     let end = match framing {
-        Framing::Lines => memchr(b'\n', rest),
-        Framing::Rows { delimiter } => end_of_row(rest, delimiter),
+        Framing::Lines => memchr(b'\n', within),
+        Framing::Rows { delimiter, .. } => end_of_row(within, delimiter),
     };
-    if let Some(len) = end {
-        return Some(Found { len, taken: len + 1, flaw: None });
-    }
-    if rest.is_empty() || !(ended || rest.len() > RECORD_BYTES_MAX) {
-        return None;
-    }
-    // A row that has line breaks and no end has a quote that is not closed: its first line is to blame, and it alone.
-    match memchr(b'\n', rest) {
-        Some(len) => Some(Found { len, taken: len + 1, flaw: Some(Flaw::OpenQuote) }),
-        None if ended => {
-            let open = matches!(framing, Framing::Rows { delimiter } if is_open(rest, delimiter));
-            Some(Found { len: rest.len(), taken: rest.len(), flaw: open.then_some(Flaw::OpenQuote) })
+    let flaw = match end {
+        Some(len) if is_stray(within.get(..len).unwrap_or_default(), framing) => Flaw::StrayQuote,
+        Some(len) => return Some(Found { len, taken: len + 1, flaw: None }),
+        None if rest.is_empty() || !(ended || is_long) => return None,
+        None => Flaw::OpenQuote,
+    };
+    // A row that has line breaks and is none has a quote too many: its first line is to blame, and it alone.
+    match memchr(b'\n', within) {
+        Some(len) => Some(Found { len, taken: len + 1, flaw: Some(flaw) }),
+        None if is_long => Some(Found { len: RECORD_BYTES_MAX, taken: RECORD_BYTES_MAX, flaw: Some(Flaw::TooLong) }),
+        None => {
+            let open = matches!(framing, Framing::Rows { delimiter, .. } if is_open(rest, delimiter));
+            Some(Found { len: rest.len(), taken: rest.len(), flaw: open.then_some(flaw) })
         }
-        None => Some(Found { len: RECORD_BYTES_MAX, taken: rest.len(), flaw: Some(Flaw::TooLong) }),
+    }
+}
+
+/// Whether a row has line breaks and not as many fields as it should: then a quote that stands alone has run it together with
+/// others.
+fn is_stray(row: &[u8], framing: Framing) -> bool {
+    match framing {
+        Framing::Rows { delimiter, columns: Some(columns) } if memchr(b'\n', row).is_some() => {
+            let mut place = Place::FieldBegins;
+            let delimiters = row.iter().filter(|byte| {
+                place = place.after(**byte, delimiter);
+                place == Place::FieldBegins
+            });
+            delimiters.count() + 1 != columns
+        }
+        Framing::Lines | Framing::Rows { .. } => false,
     }
 }
 
@@ -282,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    const ROWS: Framing = Framing::Rows { delimiter: b',' };
+    const ROWS: Framing = Framing::Rows { delimiter: b',', columns: None };
 
     fn records(bytes: &[u8], framing: Framing) -> Vec<(u64, String, Option<Flaw>, Position)> {
         let mut text = Text::new(bytes);
@@ -320,6 +349,46 @@ mod tests {
         let open = Some(Flaw::OpenQuote);
         check("a\n\"b,c\nd\ne\n", ROWS, &[(1, "a", None), (2, "\"b,c", open), (3, "d", None), (4, "e", None)]);
         check("a\n\"b", ROWS, &[(1, "a", None), (2, "\"b", open)]);
+    }
+
+    #[test]
+    fn a_stray_quote_costs_one_line() {
+        let (two, stray) = (Framing::Rows { delimiter: b',', columns: Some(2) }, Some(Flaw::StrayQuote));
+        let rows = "a,b\n\"c,d\ne,f\ng,\"h\"\ni,\"j\nk\"\n";
+        let expected =
+            [(1, "a,b", None), (2, "\"c,d", stray), (3, "e,f", None), (4, "g,\"h\"", None), (5, "i,\"j\nk\"", None)];
+        check(rows, two, &expected);
+        // Far more lines than the quote had swallowed before.
+        let text = format!("\"a,b\n{}c,\"d\"\n", "1,2\n".repeat(100_000));
+        let found = records(text.as_bytes(), two);
+        let refused: Vec<u64> = found.iter().filter(|(_, _, flaw, _)| flaw.is_some()).map(|(line, ..)| *line).collect();
+        assert_eq!((found.len(), refused), (100_002, vec![1]));
+    }
+
+    /// Wherever reading began, and so whatever is read ahead.
+    #[test]
+    fn what_is_too_long_is_so_whatever_is_read_of_it() {
+        for (framing, quote) in [(Framing::Lines, ""), (ROWS, "\"")] {
+            for (bytes, is_long) in [(RECORD_BYTES_MAX, false), (RECORD_BYTES_MAX + 1, true)] {
+                let long = format!("{quote}{}{quote}", "x".repeat(bytes - 2 * quote.len()));
+                for before in [0, 1, READ_BYTES / 2, READ_BYTES - 1] {
+                    for end in ["", "\n", "\nb\n"] {
+                        let text = format!("{}{long}{end}", "\n".repeat(before));
+                        let found = records(text.as_bytes(), framing);
+                        let (_, shown, flaw, _) = &found[before];
+                        let seen = (shown.len(), *flaw, found.len() - before);
+                        let flaw = is_long.then_some(Flaw::TooLong);
+                        let others = usize::from(end.contains('b'));
+                        assert_eq!(seen, (RECORD_BYTES_MAX, flaw, 1 + others), "{bytes} after {before}, then {end:?}");
+                    }
+                }
+            }
+        }
+        // One with line breaks is cut at the first of them.
+        let rows = format!("\"a\n{}\"\nb\n", "x\n".repeat(RECORD_BYTES_MAX / 2));
+        let found = records(rows.as_bytes(), ROWS);
+        assert_eq!(found[0].2, Some(Flaw::OpenQuote));
+        assert_eq!(found[1].1, "x");
     }
 
     #[test]
