@@ -172,6 +172,26 @@ fn a_delivery_that_is_reported_while_a_click_is_held_counts() {
 }
 
 #[test]
+fn a_delivery_whose_time_is_no_evidence_makes_nobody_a_machine() {
+    let delivered = head("d", 0, 0, 0);
+    let own = MachineCheck { timed: false, ..delivered.machine };
+    for (machine, expected) in [(delivered.machine, "O!delivery"), (own, "O+ U")] {
+        let mut state = PartitionState::default();
+        assert!(!take(&mut state, &Head { machine, ..delivered.clone() }));
+        let opened = state.fold(&Policy::default(), &KEY, &head("o", 500, 1, 0));
+        let Verdict::Folded(decision) = opened else { panic!("{opened:?}") };
+        assert_eq!(short(&decision.calls), expected);
+    }
+}
+
+#[test]
+fn a_click_whose_time_is_no_evidence_is_not_held() {
+    let click = head("c1", 0, 0, 20_000);
+    let machine = MachineCheck { timed: false, ..click.machine };
+    assert!(!take(&mut PartitionState::default(), &Head { machine, ..click }));
+}
+
+#[test]
 fn what_is_held_is_bounded() {
     let mut state = PartitionState::default();
     let held = (0..1000u64).filter(|event| {
