@@ -15,7 +15,7 @@ use inflection_tests::wait::{SOON, eventually, holds};
 use serde_json::Value;
 
 /// Long enough that a process is killed and started while clicks are held.
-const HOLD: &str = "click_hold_seconds = 15";
+const HOLD: [&str; 2] = ["click_hold_seconds = 15", "machine_timing = \"all\""];
 
 fn workspace(id: &str, engagement: &[&str]) -> Workspace {
     let lines = engagement.iter().map(|line| (*line).to_owned()).collect();
@@ -174,7 +174,7 @@ fn a_fleet_judges_a_held_burst_whole_over_a_kill() {
 }
 
 fn judges_a_held_burst_whole_over_a_kill(kind: Kind) {
-    let (segment, acme) = (Segment::start(), workspace("acme", &[HOLD]));
+    let (segment, acme) = (Segment::start(), workspace("acme", &HOLD));
     let mut install = Install::start(kind, &segment, from_ref(&acme));
     let at = recently_ms();
     let burst: Vec<Fact> =

@@ -8,9 +8,12 @@ mod webhooks;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use inflection_domain::{CallKind, ConnectionId, InstallationId, InstallationKey, MachineRules, Policy, WorkspaceId};
+use inflection_domain::{
+    CallKind, ConnectionId, InstallationId, InstallationKey, KnownMachines, MachineRules, Policy, WorkspaceId,
+};
 use inflection_segment::Endpoint;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
@@ -27,6 +30,8 @@ pub struct Config {
     pub installation: InstallationSettings,
     /// The bus.
     pub bus: BusSettings,
+    /// Machines that are known in every workspace, those that flags make included.
+    pub known: Arc<KnownMachines>,
     /// The customers.
     pub workspaces: Vec<Workspace>,
 }
@@ -278,6 +283,7 @@ impl Config {
             installation: installation.map(|table| read::installation(table, &master)).unwrap_or_default(),
             bus: root.table("bus").map(read::bus).unwrap_or_default(),
             workspaces: read::workspaces(&root, context),
+            known,
         };
         root.finish();
         let list = mistakes.into_list();

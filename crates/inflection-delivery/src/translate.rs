@@ -187,8 +187,10 @@ fn of_another_call(decided: &Decided, body: &Body<'_>, call: &Call) -> bool {
     // An identify makes no other call and is of no mail. A mail's fact may make no other call either, where its kind was told
     // of that mail before, or where machines are not told of.
     let mail = body.email_id.is_some() || body.campaign_run_id.is_some() || body.provider_message_id.is_some();
+    // A held click's other calls are made later, in a decision of their own; whatever is known of it, it has a link.
+    let engaged = body.is_machine || body.classifier_version > 0 || body.email_link_url.is_some();
     let others = decided.calls.iter().any(|call| call.kind != CallKind::Identify);
-    call.links && (others || mail || body.is_machine)
+    call.links && (others || mail || engaged)
 }
 
 /// The traits of the person in a fact: a group's are the group's, also where the fact makes its person known.

@@ -85,7 +85,9 @@ impl PartitionState {
                 self.fold_click(policy, head, burst, told);
             }
             FactKind::EmailDelivered => {
-                let first = |mail: &mut Mail| mail.deliver(head.occurred_at);
+                // A time that is no evidence of an open or a click is none of a delivery.
+                let at = head.machine.timed.then_some(head.occurred_at);
+                let first = |mail: &mut Mail| mail.deliver(at);
                 self.fold_once_a_mail(head, CallKind::EmailDelivered, b"", first, told);
             }
             FactKind::EmailReportedAsSpam => {

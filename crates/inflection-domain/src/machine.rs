@@ -187,7 +187,7 @@ pub struct Judgement {
     pub reason: Option<&'static str>,
 }
 
-/// What the fold needs to judge an open or a click to the end. All of it stands in the fact: a workspace that is configured
+/// What the fold needs to judge an open or a click to the end, and of a delivery whether they may be compared with it. All of it stands in the fact: a workspace that is configured
 /// otherwise since does not change what is decided of facts that were taken before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MachineCheck {
@@ -197,7 +197,7 @@ pub struct MachineCheck {
     pub policy: Option<MachinePolicy>,
     /// Whether its time counts as evidence.
     pub timed: bool,
-    /// How long it is held, in milliseconds of log time; 0: not at all.
+    /// How long it is held, in milliseconds of log time; 0: not at all. Only clicks whose times count are held.
     pub hold_ms: u32,
 }
 

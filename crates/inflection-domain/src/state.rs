@@ -109,6 +109,8 @@ pub struct Changes {
     pub held: Vec<(u64, HeldClick)>,
     /// Numbers of clicks that are held no more.
     pub released: Vec<u64>,
+    /// Numbers of clicks held before that turned out to be part of a burst.
+    pub burst: Vec<u64>,
     /// The last links of mails, by delivery key.
     pub recent: Vec<(Hash128, RecentClicks)>,
 }
@@ -134,6 +136,7 @@ pub struct PartitionState {
     touched_mails: Vec<Hash128>,
     touched_tombstones: BTreeSet<Tombstone>,
     touched_held: BTreeSet<u64>,
+    touched_burst: BTreeSet<u64>,
     touched_recent: Vec<Hash128>,
     changes_bytes: usize,
 }
@@ -284,7 +287,11 @@ impl PartitionState {
         (changes.suppressed, changes.lifted) =
             touched.into_iter().partition(|tombstone| self.tombstones.contains(tombstone));
         changes.clock = self.clock;
-        for number in std::mem::take(&mut self.touched_held) {
+        let touched = std::mem::take(&mut self.touched_held);
+        // What is written whole says it already.
+        changes.burst =
+            std::mem::take(&mut self.touched_burst).into_iter().filter(|number| !touched.contains(number)).collect();
+        for number in touched {
             match self.held.get(number) {
                 Some(click) => changes.held.push((number, click.clone())),
                 None => changes.released.push(number),
@@ -314,6 +321,9 @@ impl PartitionState {
             self.held.take(number);
         }
         changes.held.into_iter().for_each(|(number, click)| self.held.put(number, click));
+        for number in changes.burst {
+            self.held.mark_burst(number);
+        }
         changes.recent.into_iter().for_each(|(mail, recent)| self.held.put_recent(mail, recent));
     }
 }

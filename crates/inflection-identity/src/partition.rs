@@ -22,7 +22,7 @@ use crate::{IdentityConfig, Policies};
 /// Bytes of input read for one step.
 const INPUT_BYTES_MAX: usize = 512 * 1024;
 /// Bytes of output after which a step ends; the largest single fact still fits into a message with them.
-const OUTPUT_BYTES: usize = 512 * 1024;
+pub(crate) const OUTPUT_BYTES: usize = 512 * 1024;
 /// Consumed input is deleted this often.
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// Shortest and longest wait before an append is tried again.

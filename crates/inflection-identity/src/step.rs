@@ -162,29 +162,31 @@ impl Step {
         self.state.advance(latest);
         let (mut decisions, mut counts, mut bytes) = (Vec::new(), Counts::default(), 0);
         while let Some(input) = inputs.front_mut() {
-            // By the message and not by the step: holds end at the same place of the log however it is read.
+            // By the message and not by the step, and ahead of its events and not among them: holds end at the same place of
+            // the log however it is read. A click that is due when it comes waits for the next message.
             self.state.tick(input.received_at);
-            while bytes + self.state.changes_bytes() < bytes_max {
+            let at_its_head = self.position.events == 0;
+            while at_its_head && bytes + self.state.changes_bytes() < bytes_max {
                 let Some(released) = self.release(policies, &mut counts) else { break };
                 if let Some(decided) = released {
                     bytes += size(&decided);
                     decisions.push(decided);
                 }
             }
-            if self.state.has_due() {
+            if at_its_head && self.state.has_due() {
                 break;
             }
-            let orders = std::mem::take(&mut input.orders);
+            let (orders, received_at) = (std::mem::take(&mut input.orders), input.received_at);
             // An owner before us that has consumed some of its events has obeyed.
-            if self.position.events == 0 {
-                orders.iter().for_each(|order| self.state.obey(order));
+            if at_its_head {
+                orders.iter().for_each(|order| self.state.obey(&policies.key, order));
                 counts.erased += orders.iter().filter(|order| order.kind == OrderKind::Erase).count() as u64;
             }
             // Events of this message that an owner before us consumed already.
             while input.taken < self.position.events && input.next().is_some() {}
             while bytes + self.state.changes_bytes() < bytes_max {
                 let Some(event) = input.next() else { break };
-                if let Some(decided) = self.event(event, policies, &mut counts) {
+                if let Some(decided) = self.event(event, received_at, policies, &mut counts) {
                     bytes += size(&decided);
                     decisions.push(decided);
                 }
@@ -243,6 +245,7 @@ impl Step {
     fn event(
         &mut self,
         event: Result<Event, DecodeError>,
+        received_at: Timestamp,
         policies: &Policies,
         counts: &mut Counts,
     ) -> Option<Decided> {
@@ -285,7 +288,7 @@ impl Step {
             // It is counted as folded when it is decided.
             totals.held += 1;
             counts.held += 1;
-            self.state.hold(&head, &body);
+            self.state.hold(received_at, &head, &body);
         } else {
             totals.folded += 1;
             counts.folded += 1;

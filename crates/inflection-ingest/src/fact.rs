@@ -11,7 +11,7 @@ use inflection_domain::{
 use crate::answer::Code;
 use crate::input::Input;
 use crate::json::{Fault, Reader, Value};
-use crate::machine::{self, Who};
+use crate::machine::{self, Clock, Who};
 
 /// Most bytes of one event as written.
 pub(crate) const EVENT_BYTES_MAX: usize = 32 * 1024;
@@ -79,6 +79,7 @@ pub(crate) fn check<'a>(input: &mut Input<'a>, context: Context<'_>, age_max_ms:
 pub(crate) struct Outline<'a> {
     pub(crate) kind: FactKind,
     pub(crate) occurred_at: Timestamp,
+    pub(crate) clock: Clock,
     pub(crate) event: Option<Cow<'a, str>>,
     pub(crate) category: Option<Cow<'a, str>>,
     pub(crate) properties: Cow<'a, str>,
@@ -88,11 +89,12 @@ pub(crate) struct Outline<'a> {
 }
 
 impl Outline<'_> {
-    /// Of a fact that says nothing more.
+    /// Of a fact that says nothing more than when it happened.
     pub(crate) fn new(kind: FactKind, occurred_at: Timestamp) -> Self {
         let none = Cow::Borrowed("");
         let (properties, traits, context, integrations) = (none.clone(), none.clone(), none.clone(), none);
-        Self { kind, occurred_at, event: None, category: None, properties, traits, context, integrations }
+        let clock = Clock::Sender;
+        Self { kind, occurred_at, clock, event: None, category: None, properties, traits, context, integrations }
     }
 }
 
@@ -119,7 +121,7 @@ pub(crate) fn complete<'a>(
         return Err(Rejection::new(Code::MissingField, "email_link_url is required for a click"));
     }
     let who = Who::read(input)?;
-    let judged = machine::judge(kind, &who, texts.provider.is_some(), context.machine);
+    let judged = machine::judge(kind, &who, texts.provider.is_some(), outline.clock, context.machine);
     let event_id = match &input.id {
         Some(value) => event_id(value)?,
         None => derived_id(kind, outline.occurred_at, &identity, &texts, &who, [&outline.properties, &outline.traits]),

@@ -66,14 +66,33 @@ pub(crate) struct Judged {
     pub(crate) check: MachineCheck,
 }
 
+/// Whose word the time of a fact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// Its sender's.
+    Sender,
+    /// Ours: when it came, or what its sender said corrected by that. So much lies between a fact and its arrival that such
+    /// times prove nothing: those of one request are all the same.
+    Receipt,
+}
+
 /// Judges what a fact shows by itself, and says under which rules the fold goes on. What is no open and no click is nobody's
-/// but its sender's.
-pub(crate) fn judge(kind: FactKind, who: &Who<'_>, names_provider: bool, rules: &MachineRules) -> Judged {
+/// but its sender's; with the time of a delivery those of opens and clicks are compared.
+pub(crate) fn judge(kind: FactKind, who: &Who<'_>, names_provider: bool, clock: Clock, rules: &MachineRules) -> Judged {
+    let timed = clock == Clock::Sender
+        && match rules.timing {
+            MachineTiming::Providers => names_provider,
+            MachineTiming::All => true,
+            MachineTiming::Off => false,
+        };
     let (engaged, policy) = match kind {
         FactKind::EmailOpened => (Engaged::Open, rules.opens),
         FactKind::LinkClicked => (Engaged::Click, rules.clicks),
-        FactKind::EmailDelivered
-        | FactKind::EmailBounced
+        FactKind::EmailDelivered => {
+            let check = MachineCheck { timed, ..MachineCheck::default() };
+            return Judged { is_machine: who.claimed.unwrap_or_default(), check, ..Judged::default() };
+        }
+        FactKind::EmailBounced
         | FactKind::EmailReportedAsSpam
         | FactKind::EmailUnsubscribed
         | FactKind::Identify
@@ -85,14 +104,8 @@ pub(crate) fn judge(kind: FactKind, who: &Who<'_>, names_provider: bool, rules: 
         }
     };
     let judgement = rules.known.judge(engaged, &who.traces());
-    let hold_ms = if engaged == Engaged::Click { rules.click_hold_ms } else { 0 };
-    // Whoever has clicks held means all of them.
-    let timed = hold_ms > 0
-        || match rules.timing {
-            MachineTiming::Providers => names_provider,
-            MachineTiming::All => true,
-            MachineTiming::Off => false,
-        };
+    // What is not judged by its time has nothing to wait for.
+    let hold_ms = if engaged == Engaged::Click && timed { rules.click_hold_ms } else { 0 };
     Judged {
         is_machine: judgement.signal == MachineSignal::Machine,
         reason: judgement.reason,
@@ -132,7 +145,8 @@ mod tests {
     fn check(kind: FactKind, fields: &[(&str, &str)], signal: MachineSignal, reason: Option<&str>) {
         let gateways = Networks::read(["203.0.113.0/24"]).unwrap();
         let known = Arc::new(KnownMachines::with(&[], gateways, Networks::default()));
-        let judged = judge(kind, &who(fields), false, &MachineRules { known, ..MachineRules::default() });
+        let judged =
+            judge(kind, &who(fields), false, Clock::Sender, &MachineRules { known, ..MachineRules::default() });
         assert_eq!((judged.check.signal, judged.reason), (signal, reason), "{fields:?}");
         assert_eq!(judged.is_machine, signal == MachineSignal::Machine, "{fields:?}");
     }
@@ -153,8 +167,12 @@ mod tests {
         check(Click, &[("ip", "203.0.113.9")], MachineSignal::Suspect, None);
         check(Click, &[("user_agent", "curl/8.5.0"), ("is_machine", "false")], MachineSignal::Human, None);
         check(Click, &[("is_machine", "true")], MachineSignal::Machine, None);
-        let delivered = judge(FactKind::EmailDelivered, &who(&[("user_agent", "")]), true, &MachineRules::default());
-        assert_eq!((delivered.check, delivered.classifier_version), (MachineCheck::default(), 0));
+        let who = who(&[("user_agent", "")]);
+        for (kind, timed) in [(FactKind::EmailDelivered, true), (FactKind::EmailBounced, false)] {
+            let judged = judge(kind, &who, true, Clock::Sender, &MachineRules::default());
+            let check = MachineCheck { timed, ..MachineCheck::default() };
+            assert_eq!((judged.check, judged.classifier_version), (check, 0), "{kind:?}");
+        }
     }
 
     #[test]
@@ -171,10 +189,16 @@ mod tests {
             (FactKind::EmailOpened, true, MachineTiming::Providers, 0, true, 0),
             (FactKind::EmailOpened, false, MachineTiming::All, 0, true, 0),
             (FactKind::LinkClicked, true, MachineTiming::Off, 0, false, 0),
-            (FactKind::LinkClicked, false, MachineTiming::Providers, 20_000, true, 20_000),
+            // A hold makes no time evidence that is none.
+            (FactKind::LinkClicked, false, MachineTiming::Providers, 20_000, false, 0),
+            (FactKind::LinkClicked, true, MachineTiming::Off, 20_000, false, 0),
+            (FactKind::LinkClicked, true, MachineTiming::Providers, 20_000, true, 20_000),
+            (FactKind::LinkClicked, false, MachineTiming::All, 20_000, true, 20_000),
             (FactKind::EmailOpened, false, MachineTiming::Providers, 20_000, false, 0),
         ] {
-            let judged = judge(kind, &who(&[]), provider, &rules(timing, hold));
+            let received = judge(kind, &who(&[]), provider, Clock::Receipt, &rules(timing, hold));
+            assert_eq!((received.check.timed, received.check.hold_ms), (false, 0), "its time is ours");
+            let judged = judge(kind, &who(&[]), provider, Clock::Sender, &rules(timing, hold));
             let policy = if kind == FactKind::EmailOpened { MachinePolicy::Drop } else { MachinePolicy::Separate };
             assert_eq!(judged.check.policy, Some(policy));
             assert_eq!(
@@ -184,7 +208,8 @@ mod tests {
             );
             assert_eq!(judged.classifier_version, CLASSIFIER_VERSION);
         }
-        let told = judge(FactKind::EmailOpened, &who(&[("is_machine", "false")]), true, &MachineRules::default());
+        let told = who(&[("is_machine", "false")]);
+        let told = judge(FactKind::EmailOpened, &told, true, Clock::Sender, &MachineRules::default());
         assert_eq!(told.classifier_version, 0, "nobody judged");
     }
 

@@ -80,7 +80,7 @@ pub(crate) struct EventStory {
     pub(crate) trace_id: Option<String>,
     /// Who it is about; not known of an event that made no call.
     pub(crate) identity: Option<IdentityStory>,
-    /// Why there are no calls, when there are none.
+    /// Why there are no calls, or no more of them yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,
     /// Its calls, on each connection.

@@ -1,5 +1,6 @@
 //! From flags and a file to what the stages are told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use inflection_bus::NatsConfig;
@@ -82,7 +83,7 @@ fn default_workspace(args: &StandaloneArgs, region: Option<Region>, config: &mut
             ingest_events_per_second: None,
             ingest_limits: IngestLimits::default(),
             policy: Policy::default(),
-            machine: MachineRules::default(),
+            machine: MachineRules { known: Arc::clone(&config.known), ..MachineRules::default() },
             connections: Vec::new(),
             webhooks: Vec::new(),
         });
@@ -186,4 +187,29 @@ pub(crate) fn signature_clock(args: &TestClockArgs) -> SignatureClock {
     let Some(seconds) = args.test_now_unix.filter(|_| args.allow_test_clock) else { return SignatureClock::System };
     tracing::warn!(seconds, "the clock that signatures of webhooks are judged by stands still; this is for tests only");
     SignatureClock::Fixed(Timestamp::from_ms(seconds.saturating_mul(1000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use inflection_domain::{Engaged, Traces};
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn the_workspace_that_flags_make_knows_the_machines_of_the_file() {
+        let text = "[machine]\nagents = [\"acmescan\"]\n[[workspaces]]\nid = \"acme\"\n";
+        let mut config = Config::parse(text, Options::default()).unwrap();
+        let line = ["inflection-source", "standalone", "--ingest-key", "k", "--write-key", "w"];
+        let Command::Standalone(args) = Cli::try_parse_from(line).unwrap().command else { panic!("standalone") };
+        default_workspace(&args, None, &mut config).unwrap();
+        let traces = Traces { user_agent: Some("acmescan/1"), ..Traces::default() };
+        let reasons = config
+            .workspaces
+            .iter()
+            .map(|workspace| (workspace.id.as_str(), workspace.machine.known.judge(Engaged::Click, &traces).reason));
+        let expected = [("acme", Some("configured_agent")), (DEFAULT_NAME, Some("configured_agent"))];
+        assert_eq!(reasons.collect::<Vec<_>>(), expected);
+    }
 }

@@ -263,6 +263,7 @@ fn encode_changes(changes: Changes) -> pb::StateChanges {
         clock_ms: changes.clock.as_ms(),
         held: changes.held.iter().map(|(number, click)| encode_held(*number, click)).collect(),
         released: changes.released,
+        burst: changes.burst,
         recent_clicks: changes.recent.iter().map(|(mail, recent)| encode_recent(*mail, recent)).collect(),
     }
 }
@@ -280,6 +281,7 @@ fn decode_changes(pb: pb::StateChanges) -> Result<Changes, DecodeError> {
         clock: Timestamp::from_ms(pb.clock_ms),
         held: pb.held.iter().map(decode_held).collect::<Result<_, _>>()?,
         released: pb.released,
+        burst: pb.burst,
         recent: pb.recent_clicks.iter().map(decode_recent).collect::<Result<_, _>>()?,
     })
 }
@@ -467,6 +469,7 @@ mod tests {
             clock: Timestamp::from_ms(7),
             held: vec![(0, held(workspace, false)), (u64::MAX, held(workspace, true))],
             released: vec![1, 300],
+            burst: vec![2, 400],
             recent: vec![
                 (hash(12), RecentClicks { touched: Timestamp::from_ms(8), links: vec![(1, 2), (3, -4)] }),
                 (hash(13), RecentClicks::default()),

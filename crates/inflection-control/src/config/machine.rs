@@ -63,10 +63,15 @@ pub(super) fn rules(table: &Table<'_, '_>, known: &Arc<KnownMachines>) -> Machin
     let words = "\"flag\", \"include\", \"drop\" or \"separate\"";
     let seconds = table.number("click_hold_seconds", 0..u64::from(MachineRules::CLICK_HOLD_SECONDS_MAX) + 1);
     let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(0);
+    let timing = table.parsed("machine_timing", "\"providers\", \"all\" or \"off\"", timing).unwrap_or_default();
+    if seconds > 0 && timing == MachineTiming::Off {
+        let message = "click_hold_seconds holds clicks to judge them by their times, but machine_timing is \"off\"";
+        table.wrong(table.span(), message);
+    }
     MachineRules {
         opens: table.parsed("machine_opens", words, policy).unwrap_or_default(),
         clicks: table.parsed("machine_clicks", words, policy).unwrap_or_default(),
-        timing: table.parsed("machine_timing", "\"providers\", \"all\" or \"off\"", timing).unwrap_or_default(),
+        timing,
         click_hold_ms: seconds * 1000,
         known: Arc::clone(known),
     }

@@ -99,6 +99,12 @@ machine_timing = "some"
     let mistakes = parse(text).unwrap_err();
     let lines: Vec<usize> = mistakes.iter().map(|(line, _)| *line).collect();
     assert_eq!(lines, [3, 4, 5, 9, 10, 11], "{mistakes:?}");
+    let hold = |timing: &str| {
+        let engagement = format!("engagement = {{ machine_timing = \"{timing}\", click_hold_seconds = 1 }}");
+        parse(&format!("[[workspaces]]\nid = \"acme\"\n{engagement}\n")).map(|_config| ())
+    };
+    assert_eq!((hold("providers").is_ok(), hold("all").is_ok()), (true, true));
+    assert_eq!(hold("off").unwrap_err().len(), 1, "what is held would be judged by nothing");
 }
 
 #[test]

@@ -185,7 +185,11 @@ fn an_identify_that_another_call_needs_goes_everywhere() {
     assert!(sent(&plain, &call(CallKind::Identify), &[call(CallKind::Identify)]));
     // A second report of a bounce, and a machine's open where these are not told of, make no call but this.
     assert!(!sent(&body(), &links, from_ref(&links)));
-    assert!(!sent(&Body { is_machine: true, ..plain }, &links, from_ref(&links)));
+    assert!(!sent(&Body { is_machine: true, ..plain.clone() }, &links, from_ref(&links)));
+    // A click that is held makes its other calls later; one that somebody vouches for was not judged.
+    let held = Body { email_link_url: Some("https://example.com".into()), ..plain.clone() };
+    assert!(!sent(&held, &links, from_ref(&links)));
+    assert!(!sent(&Body { classifier_version: 1, ..plain.clone() }, &links, from_ref(&links)));
 }
 
 #[test]

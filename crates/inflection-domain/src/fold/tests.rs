@@ -284,7 +284,7 @@ fn supervised(state: &mut PartitionState, script: &str) -> String {
         } else {
             (Tombstone::of_person(&KEY, person(words[1])), Some(person(words[1])))
         };
-        state.obey(&PersonOrder { workspace: workspace.clone(), kind, tombstone, person });
+        state.obey(&KEY, &PersonOrder { workspace: workspace.clone(), kind, tombstone, person });
     }
     told.join(" ")
 }

@@ -5,7 +5,7 @@
 
 use crate::fold::{Decision, Policy, Verdict};
 use crate::state::{HeldClick, PartitionState};
-use crate::{Head, InstallationKey, MachineSignal, MachineTimes, WorkspaceId};
+use crate::{Head, InstallationKey, MachineSignal, MachineTimes, Timestamp, WorkspaceId};
 
 /// An open less than so long after the delivery is a machine's.
 const OPEN_AFTER_MS: i64 = 1000;
@@ -62,10 +62,11 @@ impl PartitionState {
         head.machine.hold_ms > 0 && head.machine.is_open_to_times() && self.held().has_room(head.mail.key)
     }
 
-    /// Takes a click of which the fold has said that it is held, with its sealed body.
-    pub fn hold(&mut self, head: &Head, body: &[u8]) {
+    /// Takes a click of which the fold has said that it is held, with its sealed body. It came in a message received at
+    /// `received_at`, and waits from then on: the clock may be another host's, and ahead of this one's.
+    pub fn hold(&mut self, received_at: Timestamp, head: &Head, body: &[u8]) {
         let burst = self.note_click(head);
-        let until = crate::Timestamp::from_ms(self.clock().as_ms() + i64::from(head.machine.hold_ms));
+        let until = Timestamp::from_ms(received_at.as_ms().saturating_add(i64::from(head.machine.hold_ms)));
         let click = HeldClick { until, burst, erased: false, head: head.clone(), body: body.into() };
         self.change_held(self.held().next_number(), click);
     }
@@ -91,11 +92,8 @@ impl PartitionState {
         }));
         let burst = in_burst(&clicks);
         for click in burst.iter().filter_map(|place| clicks.get(*place)) {
-            if let Some(number) = click.held
-                && let Some(held) = self.held().get(number).filter(|held| !held.burst)
-            {
-                let held = HeldClick { burst: true, ..held.clone() };
-                self.change_held(number, held);
+            if let Some(number) = click.held {
+                self.mark_burst(number);
             }
         }
         recent.add(link.key, at);

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{PartitionState, heap};
-use crate::{Hash128, Head, Timestamp};
+use crate::{Hash128, Head, InstallationKey, PersonOrder, Timestamp, Tombstone};
+
+/// What the number of a click takes when changes are written, at most, in bytes.
+const NUMBER_CHANGE_BYTES: usize = 10;
 
 /// A click that waits for what comes after it, so that it can be judged with it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,19 +49,20 @@ impl RecentClicks {
     /// Links that are remembered.
     pub(crate) const LINKS_MAX: usize = 2;
 
+    /// Adds a click. What is reported late pushes nothing newer out.
     pub(crate) fn add(&mut self, link: u64, at_ms: i64) {
         if let Some((_, at)) = self.links.iter_mut().find(|(known, _)| *known == link) {
-            *at = at_ms;
+            *at = at_ms.max(*at);
             return;
         }
-        if self.links.len() >= Self::LINKS_MAX {
+        self.links.push((link, at_ms));
+        if self.links.len() > Self::LINKS_MAX {
             let oldest =
                 self.links.iter().enumerate().min_by_key(|(_, (link, at))| (*at, *link)).map(|(place, _)| place);
             if let Some(place) = oldest {
                 self.links.remove(place);
             }
         }
-        self.links.push((link, at_ms));
     }
 }
 
@@ -98,6 +102,11 @@ impl Held {
 
     pub(crate) fn get(&self, number: u64) -> Option<&HeldClick> {
         self.clicks.get(&number)
+    }
+
+    /// Says of a click that it is part of a burst; whether that is news.
+    pub(crate) fn mark_burst(&mut self, number: u64) -> bool {
+        self.clicks.get_mut(&number).is_some_and(|click| !std::mem::replace(&mut click.burst, true))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &HeldClick)> {
@@ -231,8 +240,17 @@ impl PartitionState {
         self.touched_held.insert(number);
     }
 
+    /// Marks a held click as part of a burst. The changes say its number: its body, and those of all others that one click
+    /// makes part of its burst, would not fit into one message.
+    pub(crate) fn mark_burst(&mut self, number: u64) {
+        if self.held.mark_burst(number) {
+            self.changes_bytes += NUMBER_CHANGE_BYTES;
+            self.touched_burst.insert(number);
+        }
+    }
+
     pub(crate) fn take_held(&mut self, number: u64) -> Option<HeldClick> {
-        self.changes_bytes += 9;
+        self.changes_bytes += NUMBER_CHANGE_BYTES;
         self.touched_held.insert(number);
         self.held.take(number)
     }
@@ -243,10 +261,15 @@ impl PartitionState {
         self.touched_recent.push(mail);
     }
 
-    /// Takes everything that names a person out of its held clicks.
-    pub(super) fn erase_held(&mut self, person: Hash128) {
-        let of_person = self.held.iter().filter(|(_, click)| click.head.person == person && !click.erased);
-        let numbers: Vec<u64> = of_person.map(|(number, _)| number).collect();
+    /// Takes everything that names a person out of its held clicks, and of everyone's whom the order is about.
+    pub(super) fn erase_held(&mut self, key: &InstallationKey, order: &PersonOrder) {
+        let concerned = |head: &Head| {
+            let users = head.user.iter().chain(self.user(head.person));
+            let mut tombstones = users.map(|user| Tombstone::of_user(key, &head.workspace, user));
+            order.person == Some(head.person) || tombstones.any(|tombstone| tombstone == order.tombstone)
+        };
+        let concerned = self.held.iter().filter(|(_, click)| !click.erased && concerned(&click.head));
+        let numbers: Vec<u64> = concerned.map(|(number, _)| number).collect();
         for number in numbers {
             if let Some(mut click) = self.held.take(number) {
                 click.erased = true;

@@ -93,11 +93,11 @@ impl Mail {
         self.outcomes = (self.outcomes & ((1 << OPEN_SHIFT) - 1)) | (number << OPEN_SHIFT);
     }
 
-    /// Notes the delivery and when it was; whether it is the first.
-    pub(crate) fn deliver(&mut self, at: Timestamp) -> bool {
+    /// Notes the delivery and when it was, if that is known; whether it is the first.
+    pub(crate) fn deliver(&mut self, at: Option<Timestamp>) -> bool {
         let first = self.mark(Mark::Delivered);
         if first {
-            self.delivered_at = stamp(at);
+            self.delivered_at = at.map_or(0, stamp);
         }
         first
     }
@@ -317,7 +317,7 @@ mod tests {
         let at = |ms: i64| Timestamp::from_ms(1_790_000_000_000 + ms);
         let mut mail = Mail::default();
         assert_eq!(mail.since_delivery_ms(at(0)), None);
-        assert!(mail.deliver(at(0)) && !mail.deliver(at(5000)), "the first delivery counts");
+        assert!(mail.deliver(Some(at(0))) && !mail.deliver(Some(at(5000))), "the first delivery counts");
         for (ms, since) in [(0, 0), (9, 0), (999, 990), (1000, 1000), (-1, -10), (86_400_000, 86_400_000)] {
             assert_eq!(mail.since_delivery_ms(at(ms)), Some(since), "{ms}");
         }
@@ -325,8 +325,11 @@ mod tests {
         assert!(mail.since_delivery_ms(at(year)).is_none_or(|since| !(-600_000..5000).contains(&since)));
         // Coarse times never bring two moments nearer to each other than they were.
         let mut mail = Mail::default();
-        mail.deliver(at(9));
+        mail.deliver(Some(at(9)));
         assert_eq!(mail.since_delivery_ms(at(1009)), Some(1000));
+        let mut mail = Mail::default();
+        assert!(mail.deliver(None) && !mail.deliver(Some(at(0))), "the first counts, whenever it was");
+        assert_eq!(mail.since_delivery_ms(at(0)), None);
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl PartitionState {
             || head.user.iter().chain(known).any(|user| is(Tombstone::of_user(key, &head.workspace, user)))
     }
 
-    /// Takes an operator's order.
-    pub fn obey(&mut self, order: &PersonOrder) {
+    /// Takes an operator's order. Its tombstone was made under `key`.
+    pub fn obey(&mut self, key: &InstallationKey, order: &PersonOrder) {
         let changed = match order.kind {
             OrderKind::Suppress | OrderKind::Erase => self.tombstones.insert(order.tombstone),
             OrderKind::Lift => self.tombstones.remove(&order.tombstone),
@@ -34,9 +34,10 @@ impl PartitionState {
             self.touched_tombstones.insert(order.tombstone);
             self.changes_bytes += KEY_CHANGE_BYTES;
         }
-        if let Some(person) = order.person.filter(|_| order.kind == OrderKind::Erase) {
-            self.forget(person);
-            self.erase_held(person);
+        if order.kind == OrderKind::Erase {
+            // First: who the person was known to be also says which of its clicks are meant.
+            self.erase_held(key, order);
+            order.person.into_iter().for_each(|person| self.forget(person));
         }
     }
 

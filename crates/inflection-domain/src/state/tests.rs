@@ -194,7 +194,7 @@ fn order(event: u8, mail: u8, which: u8) -> PersonOrder {
 
 fn fold(state: &mut PartitionState, (kind, event, mail, which, machine): Told) {
     if kind == FactKind::ALL.len() {
-        return state.obey(&order(event, mail, which));
+        return state.obey(&KEY, &order(event, mail, which));
     }
     let head = head(FactKind::ALL[kind], mail.into(), event.into());
     let user = (which > 2).then(|| UserId::new(format!("u{event}")).unwrap());
@@ -205,7 +205,7 @@ fn fold(state: &mut PartitionState, (kind, event, mail, which, machine): Told) {
     if let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head)
         && decision.held
     {
-        state.hold(&head, b"sealed");
+        state.hold(state.clock(), &head, b"sealed");
     }
 }
 

@@ -1,8 +1,8 @@
 //! A step loses nothing, doubles nothing, and can be cut anywhere.
 
 use inflection_domain::{
-    Body, EventId, Fact, FactKind, Head, InstallationKey, LinkKind, LinkRef, MachineCheck, MailRef, OrderKind,
-    PersonId, Tombstone, UserId,
+    Body, EventId, Fact, FactKind, Head, InstallationKey, LinkKind, LinkRef, MachineCheck, MachineTimes, MailRef,
+    OrderKind, PersonId, Tombstone, UserId,
 };
 use inflection_wire::{EventChunk, encode_event, encode_traced_event, event_batch, order_batch};
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ fn input(sequence: u64, sent: &Sent) -> Input {
                 _ => Tombstone::of_person(&KEY, person),
             };
             let order = PersonOrder { workspace, kind: *kind, tombstone, person: Some(person) };
-            Input::new(sequence, &order_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &order))
+            Input::new(sequence, &order_batch(received_at(sequence), &order))
         }
     }
 }
@@ -46,7 +46,13 @@ fn message(sequence: u64, facts: &[(FactKind, u8, u8, u8)]) -> Input {
         fact.head.machine = MachineCheck { timed: true, hold_ms: u32::from(person % 2) * 3, ..MachineCheck::default() };
         encode_event(&fact, &mut chunk);
     }
-    Input::new(sequence, &event_batch(Timestamp::from_ms(i64::try_from(sequence).unwrap()), &[chunk]))
+    Input::new(sequence, &event_batch(received_at(sequence), &[chunk]))
+}
+
+/// Every third message comes through a host whose clock is ahead, by more than clicks are held.
+fn received_at(sequence: u64) -> Timestamp {
+    let ahead = if sequence.is_multiple_of(3) { 5 } else { 0 };
+    Timestamp::from_ms(i64::try_from(sequence).unwrap() + ahead)
 }
 
 pub(crate) fn fact(kind: FactKind, event: &str, person: u8, user: u8) -> Fact<'static> {
@@ -176,4 +182,36 @@ fn a_traced_event_is_told_of_and_its_decision_carries_the_trace() {
     let carried: Vec<_> = batch.decisions.iter().map(|decided| decided.trace.as_deref().copied()).collect();
     assert_eq!(carried, [Some([7; 24]), None]);
     assert!(step.take_traced().is_empty(), "once");
+}
+
+/// However large the clicks that are held, what one more of them shows of the others fits into a message.
+#[test]
+fn a_burst_of_the_largest_clicks_fits_into_messages() {
+    const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+    let mut step = Step::default();
+    let mut fold = |sequence: u64, received_at: i64, chunks: &[EventChunk]| {
+        let mut inputs = VecDeque::from([Input::new(sequence, &event_batch(Timestamp::from_ms(received_at), chunks))]);
+        let mut decisions = Vec::new();
+        while let Some((batch, _)) = step.fold(&mut inputs, &policies(), crate::partition::OUTPUT_BYTES) {
+            let written = batch.encode();
+            assert!(written.len() < MESSAGE_BYTES_MAX, "message {sequence} makes one of {} bytes", written.len());
+            decisions.extend(DecisionBatch::decode(&written).unwrap().decisions);
+        }
+        decisions
+    };
+    let count = u64::try_from(PartitionState::HELD_PER_MAIL_MAX).unwrap();
+    for sequence in 1..=count {
+        // Two links are no burst; the last click is on a third one, and makes all of them part of it.
+        let link = if sequence == count { 2 } else { sequence % 2 };
+        let mut click = fact(FactKind::LinkClicked, &sequence.to_string(), 1, 0);
+        click.head.link = Some(LinkRef::new(Some(&link.to_string()), &"u".repeat(8 * 1024)));
+        click.head.machine = MachineCheck { timed: true, hold_ms: 20_000, ..MachineCheck::default() };
+        click.body.properties = format!("\"p\":\"{}\"", "p".repeat(28_000)).into();
+        let mut chunk = EventChunk::default();
+        encode_event(&click, &mut chunk);
+        assert_eq!(fold(sequence, 0, &[chunk]), []);
+    }
+    let told = fold(count + 1, 20_000, &[]);
+    assert_eq!(told.len(), PartitionState::HELD_PER_MAIL_MAX);
+    assert!(told.iter().all(|decided| decided.calls.iter().all(|call| call.machine == Some(MachineTimes::Burst))));
 }

@@ -8,36 +8,37 @@ use super::item::Item;
 use crate::answer::Code;
 use crate::fact::{self, AGE_MAX_MS, AHEAD_MAX_MS, Rejection};
 use crate::json::Value;
+use crate::machine::Clock;
 
 /// Between `sentAt` and our clock lie the way here and what the sender's clock is off by. Up to this much it is taken for
 /// the way, retries under an old `sentAt` included (the Go SDK keeps its own, and waits half a minute in all), and the
 /// sender is believed: every attempt then gives the same time. Beyond it the clock is wrong, and is corrected as Segment does it.
 const SKEW_MIN_MS: i64 = 5 * 60 * 1000;
 
-/// When an item happened; `now` if it does not say.
+/// When an item happened, and whose word that is; `now` if it does not say.
 pub(super) fn occurred_at(
     item: &Item<'_>,
     batch_sent_at: Option<&Value<'_>>,
     now: Timestamp,
-) -> Result<Timestamp, Rejection> {
+) -> Result<(Timestamp, Clock), Rejection> {
     let stated = moment("timestamp", item.timestamp.as_ref())?;
     let original = moment("originalTimestamp", item.original_timestamp.as_ref())?;
     // What cannot be read as a time says nothing of the clock, and is no reason to refuse the item.
     let sent_at =
         item.sent_at.as_ref().or(batch_sent_at).and_then(|value| moment("sentAt", Some(value)).ok().flatten());
-    let at = match (stated, original) {
+    let (at, own) = match (stated, original) {
         // Who writes both has corrected the one already.
-        (Some(corrected), Some(_)) => corrected,
-        (Some(at), None) | (None, Some(at)) => correct(at, sent_at, now),
-        (None, None) => return Ok(now),
+        (Some(corrected), Some(original)) => (corrected, original),
+        (Some(at), None) | (None, Some(at)) => (correct(at, sent_at, now), at),
+        (None, None) => return Ok((now, Clock::Receipt)),
     };
     if at.as_ms() - now.as_ms() > AHEAD_MAX_MS {
-        return Ok(now); // nothing has happened that is yet to come
+        return Ok((now, Clock::Receipt)); // nothing has happened that is yet to come
     }
     if now.as_ms() - at.as_ms() > AGE_MAX_MS {
         return Err(Rejection::new(Code::TimestampOutOfRange, "timestamp is more than a year old"));
     }
-    Ok(at)
+    Ok((at, if at == own { Clock::Sender } else { Clock::Receipt }))
 }
 
 fn correct(at: Timestamp, sent_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
@@ -74,7 +75,7 @@ mod tests {
     fn check(timestamp: Option<&str>, original: Option<&str>, sent_at: Option<&str>, expected: Result<&str, Code>) {
         let item = Item { timestamp: text(timestamp), original_timestamp: text(original), ..Item::default() };
         let at = occurred_at(&item, text(sent_at).as_ref(), Timestamp::parse(NOW).unwrap());
-        let at = at.map(|at| at.to_string()).map_err(|why| why.code);
+        let at = at.map(|(at, _)| at.to_string()).map_err(|why| why.code);
         assert_eq!(at, expected.map(|text| Timestamp::parse(text).unwrap().to_string()));
     }
 
@@ -106,6 +107,25 @@ mod tests {
         }
         let corrected = Some("2026-11-23T09:00:00Z");
         check(corrected, Some("2016-01-01T00:00:00Z"), Some("2016-01-01T00:00:09Z"), Ok("2026-11-23T09:00:00Z"));
+    }
+
+    #[test]
+    fn only_what_the_sender_said_is_its_word() {
+        let at = "2026-11-23T09:59:50Z";
+        for (timestamp, original, sent_at, expected) in [
+            (Some(at), None, None, Clock::Sender),
+            (None, Some(at), Some("2026-11-23T10:04:59Z"), Clock::Sender),
+            (Some(at), Some(at), None, Clock::Sender),
+            (None, None, None, Clock::Receipt),
+            (Some("2026-11-23T11:00:00Z"), None, None, Clock::Receipt),
+            // Corrected here, and elsewhere.
+            (Some(at), None, Some("2026-11-23T11:00:00Z"), Clock::Receipt),
+            (Some(at), Some("2026-11-23T08:59:50Z"), None, Clock::Receipt),
+        ] {
+            let item = Item { timestamp: text(timestamp), original_timestamp: text(original), ..Item::default() };
+            let found = occurred_at(&item, text(sent_at).as_ref(), Timestamp::parse(NOW).unwrap());
+            assert_eq!(found.unwrap().1, expected, "{timestamp:?} {original:?} {sent_at:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use inflection_domain::{
-    EmailAddress, Fact, FactKind, Hash128, PersonId, Timestamp, UserId, is_blocked_user_id, is_placeholder, members,
+    EmailAddress, Fact, FactKind, Hash128, PersonId, UserId, is_blocked_user_id, is_placeholder, members,
 };
 
 use super::batch::Envelope;
@@ -230,7 +230,7 @@ fn content<'v>(field: &'v Option<Value<'_>>) -> &'v [u8] {
 /// What every fact says, but for `context`.
 pub(super) fn outline<'a>(kind: FactKind, item: &Item<'a>, arrival: Arrival<'_, 'a>) -> Result<Outline<'a>, Rejection> {
     let envelope = arrival.envelope;
-    let occurred_at: Timestamp = clock::occurred_at(item, envelope.sent_at.as_ref(), arrival.context.now)?;
+    let (occurred_at, clock) = clock::occurred_at(item, envelope.sent_at.as_ref(), arrival.context.now)?;
     let (properties, traits) = if matches!(kind, FactKind::Identify | FactKind::Group) {
         ("", object("traits", item.traits.as_ref())?)
     } else {
@@ -240,6 +240,7 @@ pub(super) fn outline<'a>(kind: FactKind, item: &Item<'a>, arrival: Arrival<'_, 
         properties: properties.into(),
         traits: traits.into(),
         integrations: Merged::of(object("integrations", item.integrations.as_ref())?, &envelope.integrations).written(),
+        clock,
         ..Outline::new(kind, occurred_at)
     })
 }

@@ -9,6 +9,7 @@ use super::metadata::Metadata;
 use crate::fact::{Context, Outline, Rejection, check_size, complete};
 use crate::input::Input;
 use crate::json::Value;
+use crate::machine::Clock;
 
 /// Longest reason or user agent that is kept, in bytes: providers put whole SMTP dialogues there.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -55,7 +56,9 @@ impl Report {
     /// Checks it like any sender's event. A time out of range becomes `now`: a provider cannot be told to send another.
     pub(crate) fn into_fact(mut self, provider: Provider, context: Context<'_>) -> Result<Fact<'static>, Rejection> {
         let id = self.event_id(provider);
-        let at = self.at.filter(|at| context.is_in_range(*at)).unwrap_or(context.now);
+        let stated = self.at.filter(|at| context.is_in_range(*at));
+        let clock = if stated.is_some() { Clock::Sender } else { Clock::Receipt };
+        let outline = Outline { clock, ..Outline::new(self.kind, stated.unwrap_or(context.now)) };
         // As long as all of it together: a call made from it must fit.
         let bytes = Cell::new(id.len());
         let text = |value: Option<String>| {
@@ -89,7 +92,7 @@ impl Report {
         };
         let bytes = bytes.get();
         check_size(bytes)?;
-        complete(&mut Input { bytes, ..input }, Outline::new(self.kind, at), context)
+        complete(&mut Input { bytes, ..input }, outline, context)
     }
 
     /// The provider's own id of the event; without one, a hash of its content. Two events that are equal in kind, mail,
@@ -191,13 +194,14 @@ mod tests {
             let mut metadata = Metadata::of(&webhook(Provider::Svix, &[]));
             metadata.add("person_id", &"p".into());
             let report = Report { at: Some(at(text)), ..Report::new(FactKind::EmailOpened, metadata) };
-            fact(report).unwrap().head.occurred_at
+            let head = fact(report).unwrap().head;
+            (head.occurred_at, head.machine.timed)
         };
         for taken in ["2026-11-23T10:05:00Z", "2025-11-22T10:00:00Z"] {
-            assert_eq!(happened_at(taken), at(taken));
+            assert_eq!(happened_at(taken), (at(taken), true));
         }
         for moved in ["2026-11-23T10:05:00.001Z", "2025-11-22T09:59:59.999Z", "9999-12-31T23:59:59Z", "0"] {
-            assert_eq!(happened_at(moved), at(NOW), "{moved}");
+            assert_eq!(happened_at(moved), (at(NOW), false), "{moved}: and it is no evidence");
         }
     }
 

@@ -3,7 +3,7 @@
 use inflection_delivery::{ConnectionView, Translation, translate};
 use inflection_domain::{Call, CallKind, ConnectionId, InstallationId, MessageId, WorkspaceId};
 
-use super::find::{DecidedEvent, Found, Hop, Place};
+use super::find::{DecidedEvent, Found, Place};
 
 /// One call on one connection.
 #[derive(Debug)]
@@ -34,16 +34,16 @@ pub(super) fn on_connections<'c>(
     connections: &'c [(WorkspaceId, ConnectionId)],
     views: &'c [ConnectionView],
 ) -> Vec<CallOn<'c>> {
-    let Hop::Decided(event) = &found.hop else { return Vec::new() };
-    let DecidedEvent { decided, place, .. } = &**event;
     let mut calls = Vec::new();
-    for connection in connections.iter().filter(|(workspace, _)| *workspace == decided.workspace) {
+    for connection in connections.iter().filter(|(workspace, _)| *workspace == found.workspace) {
         let (workspace, name) = connection;
         let view = views.iter().find(|view| view.workspace == *workspace && view.settings.id == *name);
-        for (number, call) in (0u32..).zip(&decided.calls) {
+        let decided =
+            found.decisions().flat_map(|event| (0u32..).zip(&event.decided.calls).map(move |call| (event, call)));
+        for (event, (number, call)) in decided {
             calls.push(CallOn {
                 partition: found.partition,
-                place: place.plus(number),
+                place: event.place.plus(number),
                 name: told_as(event, call),
                 connection,
                 message_id: MessageId::new(installation, workspace, name, call.key).to_string(),

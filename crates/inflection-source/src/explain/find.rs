@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use anyhow::Context as _;
 use inflection_bus::{Bus, Log, Message, Sequence};
 use inflection_domain::{
-    Body, ConnectionId, EventId, Hash128, Head, InstallationId, MessageId, PartitionCount, PersonId, Timestamp,
-    WorkspaceId,
+    Body, Changes, ConnectionId, EventId, Hash128, Head, HeldClick, InstallationId, MessageId, PartitionCount,
+    PersonId, Timestamp, WorkspaceId,
 };
 use inflection_telemetry::TraceContext;
 use inflection_wire::{
@@ -35,6 +35,8 @@ pub(super) struct Found {
     pub(super) repeats_waiting: u64,
     /// The trace it belongs to, if it is traced.
     pub(super) trace_id: Option<String>,
+    /// Of a click that identity holds or held: what was decided when it came, the identify that it makes.
+    pub(super) at_once: Option<Box<DecidedEvent>>,
     pub(super) hop: Hop,
 }
 
@@ -47,10 +49,10 @@ pub(super) enum Hop {
         occurred_at: Timestamp,
         /// Whom it is about.
         person: PersonId,
-        /// It is a click that identity holds, to judge it with those that come after it.
-        held: bool,
+        /// Its number, if it is a click that identity holds, to judge it with those that come after it.
+        held: Option<u64>,
     },
-    /// It was decided, and made no call: only its key is kept.
+    /// It was decided, and made no call: only its key is kept. Of a held click no call but those made at once.
     Silent,
     /// It was decided.
     Decided(Box<DecidedEvent>),
@@ -101,9 +103,52 @@ impl Found {
         self.workspace == *workspace && self.event_id == *event_id
     }
 
-    /// Whether this is the same event while it was held.
-    fn is_held_of(&self, later: &Self) -> bool {
-        matches!(self.hop, Hop::Waiting { held: true, .. }) && self.is(&later.workspace, &later.event_id)
+    /// What was decided of it, in order.
+    pub(super) fn decisions(&self) -> impl Iterator<Item = &DecidedEvent> {
+        let last = if let Hop::Decided(event) = &self.hop { Some(&**event) } else { None };
+        self.at_once.as_deref().into_iter().chain(last)
+    }
+
+    fn is_held(&self) -> bool {
+        matches!(self.hop, Hop::Waiting { held: Some(_), .. })
+    }
+
+    /// Whether this is the same event while it was held. Its story goes on in the later one.
+    fn goes_on_in(&mut self, later: &mut Self) -> bool {
+        let same = self.is_held() && self.is(&later.workspace, &later.event_id);
+        if same {
+            later.at_once = later.at_once.take().or(self.at_once.take());
+        }
+        same
+    }
+
+    /// Takes note that a decision makes calls for it: the last one there is, but for one that its click made at once.
+    fn decide(&mut self, event: Box<DecidedEvent>) {
+        if let Hop::Decided(before) = std::mem::replace(&mut self.hop, Hop::Decided(event)) {
+            self.at_once = Some(before);
+        }
+    }
+
+    /// Takes note that it is a click that was held in a message, if it is.
+    fn hold(&mut self, held: &[(u64, HeldClick)]) {
+        let key = Head::event_key(&self.workspace, &self.event_id);
+        let Some((number, _)) = held.iter().find(|(_, click)| click.head.event == key) else { return };
+        if let Hop::Decided(event) = std::mem::replace(&mut self.hop, Hop::Silent) {
+            let (occurred_at, person) = (event.decided.occurred_at, event.body.person.clone());
+            self.at_once = Some(event);
+            self.hop = Hop::Waiting { occurred_at, person, held: Some(*number) };
+        }
+    }
+
+    /// Takes note that a message lets a click of its number go, or gives its number to another one. If it makes calls, they
+    /// were found.
+    fn let_go(&mut self, changes: &Changes) {
+        let Hop::Waiting { held: Some(number), .. } = &self.hop else { return };
+        let key = Head::event_key(&self.workspace, &self.event_id);
+        let other = changes.held.iter().any(|(taken, click)| taken == number && click.head.event != key);
+        if other || changes.released.contains(number) {
+            self.hop = Hop::Silent;
+        }
     }
 
     /// Takes its further copies out of what waits, and counts them.
@@ -254,24 +299,44 @@ impl<'w> Wanted<'w> {
             let trace_id = trace_id(&decided.trace);
             // Without the body, which would keep the whole message in memory.
             let decided = Decided { body: Default::default(), ..decided.clone() };
-            let hop = Hop::Decided(Box::new(DecidedEvent { decided, body, place, conflicts }));
-            found.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, trace_id, hop });
+            let event = Box::new(DecidedEvent { decided, body, place, conflicts });
+            // Twice in one message stands only a click that was held and let go in one step.
+            if let Some(earlier) = found.iter_mut().find(|found| found.is(&workspace, &event_id)) {
+                earlier.decide(event);
+                continue;
+            }
+            let (hop, at_once) = (Hop::Decided(event), None);
+            found.push(Found {
+                event_id,
+                workspace,
+                partition,
+                sequence,
+                received_at,
+                repeats_waiting,
+                trace_id,
+                at_once,
+                hop,
+            });
         }
+        found.iter_mut().for_each(|found| found.hold(&batch.changes.held));
         let Some(event_id) = &self.event else { return found };
         for EventKey { workspace, key, .. } in &self.keys {
             let told = found.iter().any(|found| found.is(workspace, event_id));
             if told {
                 continue;
             }
-            // A held click stands here when it comes, and again when another one shows what it is.
+            // A held click stands here when it comes.
             let held = batch.changes.held.iter().find(|(_, click)| click.head.event == *key && !click.erased);
-            let hop = match held.and_then(|(_, click)| Some((click, decode_body(&click.body).ok()?.person))) {
-                Some((click, person)) => Hop::Waiting { occurred_at: click.head.occurred_at, person, held: true },
+            let held = held.and_then(|(number, click)| Some((*number, click, decode_body(&click.body).ok()?.person)));
+            let hop = match held {
+                Some((number, click, person)) => {
+                    Hop::Waiting { occurred_at: click.head.occurred_at, person, held: Some(number) }
+                }
                 None => Hop::Silent,
             };
             if batch.changes.seen.contains(key) || matches!(hop, Hop::Waiting { .. }) {
                 let (event_id, workspace) = (event_id.clone(), workspace.clone());
-                let trace_id = None;
+                let (trace_id, at_once) = (None, None);
                 found.push(Found {
                     event_id,
                     workspace,
@@ -280,6 +345,7 @@ impl<'w> Wanted<'w> {
                     received_at,
                     repeats_waiting,
                     trace_id,
+                    at_once,
                     hop,
                 });
             }
@@ -432,12 +498,13 @@ impl<'s> Search<'s> {
         end: Sequence,
         waiting: &mut Vec<Waiting>,
     ) -> anyhow::Result<VecDeque<Found>> {
-        let mut newest = VecDeque::new();
+        let mut newest: VecDeque<Found> = VecDeque::new();
         let mut pass = Pass::new(self.bus, log, 0, end);
         while let Some(messages) = pass.next().await.context("the decisions cannot be read")? {
             for Message { sequence, payload } in messages {
                 self.messages += 1;
-                if !self.wanted.may_be_in(&payload) {
+                // That a click is let go without a call is said by its number alone. Few messages come before that.
+                if !self.wanted.may_be_in(&payload) && !newest.iter().any(Found::is_held) {
                     continue;
                 }
                 let batch = decode(log, sequence, DecisionBatch::decode(&payload))?;
@@ -445,7 +512,7 @@ impl<'s> Search<'s> {
                     found.take_repeats(waiting);
                     // What was held is told by what became of it.
                     let told = newest.len();
-                    newest.retain(|earlier: &Found| !earlier.is_held_of(&found));
+                    newest.retain_mut(|earlier| !earlier.goes_on_in(&mut found));
                     self.total = self.total.saturating_sub((told - newest.len()) as u64);
                     self.total += 1;
                     newest.push_back(found);
@@ -453,6 +520,7 @@ impl<'s> Search<'s> {
                         newest.pop_front();
                     }
                 }
+                newest.iter_mut().for_each(|found| found.let_go(&batch.changes));
             }
         }
         self.whole &= !pass.is_stalled();
@@ -469,9 +537,19 @@ fn undecided(waiting: Vec<Waiting>, partition: u16) -> Vec<Found> {
             found.repeats_waiting += 1;
             continue;
         }
-        let hop = Hop::Waiting { occurred_at, person, held: false };
-        let repeats_waiting = 0;
-        first.push(Found { event_id, workspace, partition, sequence, received_at, repeats_waiting, trace_id, hop });
+        let hop = Hop::Waiting { occurred_at, person, held: None };
+        let (repeats_waiting, at_once) = (0, None);
+        first.push(Found {
+            event_id,
+            workspace,
+            partition,
+            sequence,
+            received_at,
+            repeats_waiting,
+            trace_id,
+            at_once,
+            hop,
+        });
     }
     first
 }

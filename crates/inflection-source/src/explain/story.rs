@@ -20,7 +20,7 @@ const UNDECIDED: &str = "identity has not decided it yet";
 
 const HELD: &str = "identity holds this click for a moment, to judge it with those that come after it";
 const SILENT: &str = "it was decided, and there was nothing new to tell Segment: the same was told of its mail or person \
-    before, or the workspace's policy leaves it out";
+    before, or the workspace's policy leaves it out, or it is a click whose person was suppressed or erased while it was held";
 const NO_CONNECTIONS: &str = "no connection of its workspace is known here, so what became of its calls cannot be told";
 const WAITING: &str = "it is stored, and waits for identity";
 
@@ -42,10 +42,11 @@ fn shown(text: &str, addresses: bool) -> String {
 }
 
 /// Why the calls of an event name the user they name, or none.
-fn why(event: &DecidedEvent) -> &'static str {
+fn why(found: &Found, event: &DecidedEvent) -> &'static str {
+    let mut calls = found.decisions().flat_map(|event| &event.decided.calls);
     match &event.decided.user {
         None => ANONYMOUS,
-        Some(_) if event.decided.calls.iter().any(|call| call.links) => LEARNED,
+        Some(_) if calls.any(|call| call.links) => LEARNED,
         Some(_) if event.conflicts => KNOWN_OR_CLAIMED,
         Some(_) => KNOWN,
     }
@@ -58,22 +59,23 @@ pub(super) fn event(found: &Found, calls: Vec<CallStory>, addresses: bool) -> Ev
         person_id: shown(person, addresses),
         why: why.to_owned(),
     };
-    let (verdict, occurred_at, identity, why) = match &found.hop {
-        Hop::Waiting { occurred_at, person, held } => {
-            let identity = identity(None, person.as_str(), UNDECIDED);
-            (Verdict::Waiting, Some(*occurred_at), Some(identity), Some(if *held { HELD } else { WAITING }))
+    let decided = found.decisions().last().map(|event| {
+        let user = event.decided.user.as_ref().map(|user| user.as_str());
+        let why = match event.body.routed_by_address {
+            true => format!("{ROUTED}; {}", why(found, event)),
+            false => why(found, event).to_owned(),
+        };
+        (event.decided.occurred_at, identity(user, event.body.person.as_str(), &why))
+    });
+    let lost = calls.is_empty().then_some(NO_CONNECTIONS);
+    let (verdict, (occurred_at, identity), why) = match (&found.hop, decided.unzip()) {
+        (Hop::Waiting { occurred_at, person, held }, (_, decided)) => {
+            let identity = decided.unwrap_or_else(|| identity(None, person.as_str(), UNDECIDED));
+            let why = if held.is_some() { HELD } else { WAITING };
+            (Verdict::Waiting, (Some(*occurred_at), Some(identity)), Some(why))
         }
-        Hop::Silent => (Verdict::New, None, None, Some(SILENT)),
-        Hop::Decided(event) => {
-            let user = event.decided.user.as_ref().map(|user| user.as_str());
-            let why = match event.body.routed_by_address {
-                true => format!("{ROUTED}; {}", why(event)),
-                false => why(event).to_owned(),
-            };
-            let identity = identity(user, event.body.person.as_str(), &why);
-            let lost = calls.is_empty().then_some(NO_CONNECTIONS);
-            (Verdict::New, Some(event.decided.occurred_at), Some(identity), lost)
-        }
+        (Hop::Silent, (None, None)) => (Verdict::New, (None, None), Some(SILENT)),
+        (Hop::Silent | Hop::Decided(_), decided) => (Verdict::New, decided, lost),
     };
     EventStory {
         event_id: shown(found.event_id.as_str(), addresses),

@@ -31,10 +31,10 @@ impl<'i> Suppressions<'i> {
     /// Since when the person of an event is suppressed.
     pub(super) fn since(&self, found: &Found) -> Option<Timestamp> {
         let person = |id: &PersonId| Some(Head::person_key(&found.workspace, id));
-        match &found.hop {
-            Hop::Waiting { person: id, .. } => self.of(&found.workspace, person(id), None),
-            Hop::Decided(event) => self.of(&found.workspace, person(&event.body.person), event.decided.user.as_ref()),
-            Hop::Silent => None,
+        match (&found.hop, found.decisions().last()) {
+            (_, Some(event)) => self.of(&found.workspace, person(&event.body.person), event.decided.user.as_ref()),
+            (Hop::Waiting { person: id, .. }, None) => self.of(&found.workspace, person(id), None),
+            (Hop::Silent | Hop::Decided(_), None) => None,
         }
     }
 

@@ -3,7 +3,7 @@
 use inflection_bus::{EmbeddedConfig, Expected, Log};
 use inflection_delivery::dead_letter_log;
 use inflection_domain::{
-    Body, BounceClass, Call, CallKey, CallKind, Changes, EventId, Fact, FactKind, Head, InstallationId,
+    Body, BounceClass, Call, CallKey, CallKind, Changes, EventId, Fact, FactKind, Head, HeldClick, InstallationId,
     InstallationKey, LinkKind, MailRef, MessageId, PartitionCount, PersonId, Timestamp, UserId,
 };
 use inflection_wire::{
@@ -260,6 +260,93 @@ async fn a_calls_fate_follows_what_delivery_writes() {
     install.bury(DeadLetterOutcome::Died(letter)).await;
     install.bury(DeadLetterOutcome::Dropped(message_id)).await;
     assert_eq!(install.fate("e-1").await, (Fate::Dropped, Some("bad_request".to_owned())));
+}
+
+/// A step that holds these clicks under numbers from 0.
+fn holding(decisions: Vec<Decided>, clicks: &[Fact<'_>]) -> DecisionBatch {
+    let held = (0u64..).zip(clicks).map(|(number, click)| {
+        let until = Timestamp::from_ms(RECEIVED_AT + 20_000);
+        let body = decided(click, None).body[..].into();
+        (number, HeldClick { until, burst: false, erased: false, head: click.head.clone(), body })
+    });
+    let (held, batch) = (held.collect(), batch(0, decisions, clicks));
+    DecisionBatch { changes: Changes { held, ..batch.changes }, ..batch }
+}
+
+/// A step that lets the click of a number go.
+fn releasing(number: u64, decisions: Vec<Decided>) -> DecisionBatch {
+    let batch = batch(0, decisions, &[]);
+    DecisionBatch { changes: Changes { released: vec![number], ..batch.changes }, ..batch }
+}
+
+/// The identify that a click makes at once.
+fn linking(click: &Fact<'_>) -> Decided {
+    let mut decided = decided(click, Some("u-1"));
+    decided.calls.truncate(1);
+    decided
+}
+
+/// Verdict, number of calls, and whether it is said why there are none, of the only event of an id.
+fn only(told: &Explanation) -> (Verdict, usize, bool) {
+    let [event] = &told.events[..] else { panic!("{:?}", outline(told)) };
+    (event.verdict, event.calls.len(), event.why.is_some())
+}
+
+#[tokio::test]
+async fn a_held_click_is_told_as_held_until_it_is_let_go() {
+    let install = Install::new().await;
+    let (silent, told) = (fact("e-silent", "p-1"), fact("e-told", "p-1"));
+    install.decide(holding(Vec::new(), &[silent.clone(), told.clone()])).await;
+    for id in ["e-silent", "e-told"] {
+        assert_eq!(only(&install.explain(id).await), (Verdict::Waiting, 0, true));
+    }
+    // Of a click that nothing is told of only the number says that it is let go.
+    install.decide(releasing(0, Vec::new())).await;
+    let story = install.explain("e-silent").await;
+    assert_eq!(only(&story), (Verdict::New, 0, true));
+    assert!(story.events[0].why.as_deref().unwrap().starts_with("it was decided"));
+    assert_eq!(only(&install.explain("e-told").await), (Verdict::Waiting, 0, true));
+    install.decide(releasing(1, vec![decided(&told, None)])).await;
+    assert_eq!(only(&install.explain("e-told").await), (Verdict::New, 1, false));
+}
+
+#[tokio::test]
+async fn a_number_that_another_click_has_is_let_go_too() {
+    let install = Install::new().await;
+    install.decide(holding(Vec::new(), &[fact("e-1", "p-1")])).await;
+    install.decide(holding(Vec::new(), &[fact("e-2", "p-1")])).await;
+    assert_eq!(only(&install.explain("e-1").await), (Verdict::New, 0, true));
+    assert_eq!(only(&install.explain("e-2").await), (Verdict::Waiting, 0, true));
+}
+
+#[tokio::test]
+async fn a_held_click_that_links_its_person_is_one_event() {
+    for told in [true, false] {
+        let install = Install::new().await;
+        let click = fact("e-1", "p-1");
+        let rest = || told.then(|| decided(&click, None)).into_iter().collect();
+        install.decide(holding(vec![linking(&click)], std::slice::from_ref(&click))).await;
+        for id in ["e-1", "p-1"] {
+            let story = install.explain(id).await;
+            assert_eq!(only(&story), (Verdict::Waiting, 1, true), "{id}");
+            assert_eq!(story.events[0].identity.as_ref().unwrap().user_id.as_deref(), Some("u-1"));
+        }
+        install.decide(releasing(0, rest())).await;
+        for id in ["e-1", "p-1"] {
+            assert_eq!(only(&install.explain(id).await), (Verdict::New, 1 + usize::from(told), false), "{id}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_click_held_and_let_go_in_one_step_is_one_event() {
+    let install = Install::new().await;
+    let click = fact("e-1", "p-1");
+    install.decide(batch(0, vec![linking(&click), decided(&click, None)], &[click])).await;
+    let story = install.explain("e-1").await;
+    assert_eq!(only(&story), (Verdict::New, 2, false));
+    let calls: Vec<&str> = story.events[0].calls.iter().map(|call| call.call.as_str()).collect();
+    assert_eq!(calls, ["identify", "Email Delivered"]);
 }
 
 #[tokio::test]

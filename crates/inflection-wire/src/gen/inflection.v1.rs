@@ -546,6 +546,9 @@ pub struct StateChanges {
     pub released: ::prost::alloc::vec::Vec<u64>,
     #[prost(message, repeated, tag = "12")]
     pub recent_clicks: ::prost::alloc::vec::Vec<RecentClicksState>,
+    /// Numbers of clicks held before that turned out to be part of a burst. To be applied after `held`.
+    #[prost(uint64, repeated, tag = "13")]
+    pub burst: ::prost::alloc::vec::Vec<u64>,
 }
 /// A click that waits for what comes after it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

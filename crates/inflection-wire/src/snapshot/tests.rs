@@ -28,7 +28,7 @@ fn fold(state: &mut PartitionState, (kind, event, person, mail, which, machine, 
         let of_user = Tombstone::of_user(&KEY, &workspace, &user);
         let tombstone = if machine { of_user } else { Tombstone::of_person(&KEY, person) };
         let kind = [OrderKind::Suppress, OrderKind::Erase, OrderKind::Lift][usize::from(which % 3)];
-        state.obey(&PersonOrder { workspace, kind, tombstone, person: Some(person) });
+        state.obey(&KEY, &PersonOrder { workspace, kind, tombstone, person: Some(person) });
         return Verdict::Suppressed;
     }
     let head = Head {
@@ -57,7 +57,7 @@ fn fold(state: &mut PartitionState, (kind, event, person, mail, which, machine, 
     while state.release(|_| Policy::default(), &KEY).is_some() {}
     let verdict = state.fold(&Policy::default(), &KEY, &head);
     if matches!(&verdict, Verdict::Folded(decision) if decision.held) {
-        state.hold(&head, b"sealed");
+        state.hold(now, &head, b"sealed");
     }
     verdict
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::RecentClicks;
 use crate::{
     Call, CallKind, FactKind, Hash128, LinkKind, LinkRef, MachineCheck, MachinePolicy, MailRef, OrderKind, PersonOrder,
     Timestamp, Tombstone, UserId,
@@ -82,7 +83,7 @@ fn told(hold_ms: u32, script: &str) -> String {
         let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head) else { panic!("{step}") };
         calls.extend(decision.calls);
         if decision.held {
-            state.hold(&head, b"sealed");
+            state.hold(state.clock(), &head, b"sealed");
         }
     }
     pass(&mut state, at(3_600_000), &mut calls);
@@ -171,13 +172,33 @@ fn a_delivery_that_is_reported_while_a_click_is_held_counts() {
 }
 
 #[test]
+fn a_delivery_whose_time_is_no_evidence_makes_nobody_a_machine() {
+    let delivered = head("d", 0, 0, 0);
+    let own = MachineCheck { timed: false, ..delivered.machine };
+    for (machine, expected) in [(delivered.machine, "O!delivery"), (own, "O+ U")] {
+        let mut state = PartitionState::default();
+        assert!(!take(&mut state, &Head { machine, ..delivered.clone() }));
+        let opened = state.fold(&Policy::default(), &KEY, &head("o", 500, 1, 0));
+        let Verdict::Folded(decision) = opened else { panic!("{opened:?}") };
+        assert_eq!(short(&decision.calls), expected);
+    }
+}
+
+#[test]
+fn a_click_whose_time_is_no_evidence_is_not_held() {
+    let click = head("c1", 0, 0, 20_000);
+    let machine = MachineCheck { timed: false, ..click.machine };
+    assert!(!take(&mut PartitionState::default(), &Head { machine, ..click }));
+}
+
+#[test]
 fn what_is_held_is_bounded() {
     let mut state = PartitionState::default();
     let held = (0..1000u64).filter(|event| {
         let head = head("c1", 0, *event, 20_000);
         let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head) else { panic!("{event}") };
         if decision.held {
-            state.hold(&head, b"sealed");
+            state.hold(state.clock(), &head, b"sealed");
         }
         decision.held
     });
@@ -187,13 +208,90 @@ fn what_is_held_is_bounded() {
         let head = Head { mail: MailRef { key, known: true }, ..head("c1", 0, 1000 + mail, 20_000) };
         let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head) else { panic!("{mail}") };
         if decision.held {
-            state.hold(&head, b"sealed");
+            state.hold(state.clock(), &head, b"sealed");
         }
     }
     assert_eq!(state.held_clicks().count(), PartitionState::HELD_MAX);
     assert_eq!(state.recent_clicks().count(), PartitionState::RECENT_MAX);
     state.tick(at(PartitionState::RECENT_MS + 1));
     assert_eq!(state.recent_clicks().count(), 0);
+}
+
+/// Folds a fact of a message received now; whether it is held.
+fn take(state: &mut PartitionState, head: &Head) -> bool {
+    let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, head) else { panic!("{head:?}") };
+    if decision.held {
+        state.hold(state.clock(), head, b"sealed");
+    }
+    decision.held
+}
+
+#[test]
+fn a_burst_is_a_list_of_numbers_and_not_the_clicks_again() {
+    let (mut state, mut rebuilt) = (PartitionState::default(), PartitionState::default());
+    for event in 0..3 {
+        assert!(take(&mut state, &head(["c1", "c2", "c1"][event], 0, event as u64, 20_000)));
+    }
+    let changes = state.take_changes();
+    assert_eq!((changes.held.len(), &*changes.burst), (3, [].as_slice()));
+    rebuilt.apply(changes);
+    assert!(take(&mut state, &head("c3", 100, 3, 20_000)));
+    let changes = state.take_changes();
+    let numbers: Vec<u64> = changes.held.iter().map(|(number, _)| *number).collect();
+    assert_eq!((&*numbers, &*changes.burst), ([3].as_slice(), [0, 1, 2].as_slice()));
+    rebuilt.apply(changes);
+    assert_eq!((&rebuilt, rebuilt.digest()), (&state, state.digest()));
+    assert!(rebuilt.held_clicks().all(|(_, click)| click.burst && &*click.body == b"sealed"));
+}
+
+#[test]
+fn a_hold_begins_when_its_own_message_was_received() {
+    let mut state = PartitionState::default();
+    // A host whose clock is ten minutes ahead, and a click from another one.
+    state.tick(at(600_000));
+    let head = head("c1", 0, 0, 20_000);
+    assert!(matches!(state.fold(&Policy::default(), &KEY, &head), Verdict::Folded(decision) if decision.held));
+    state.hold(at(0), &head, b"sealed");
+    assert_eq!(state.next_release(), Some(at(20_000)));
+    assert!(state.has_due(), "by the clock that is ahead");
+}
+
+#[test]
+fn a_late_report_pushes_no_newer_link_out() {
+    let mut recent = RecentClicks::default();
+    for (link, at, expected) in [
+        (1, 5000, [(1, 5000)].as_slice()),
+        (2, 6000, &[(1, 5000), (2, 6000)]),
+        (3, 100, &[(1, 5000), (2, 6000)]),
+        (2, 200, &[(1, 5000), (2, 6000)]),
+        (4, 7000, &[(2, 6000), (4, 7000)]),
+    ] {
+        recent.add(link, at);
+        assert_eq!(recent.links, expected, "{link} at {at}");
+    }
+    // A report that comes late, between the links of a burst.
+    assert_eq!(told(0, "c1@5000 c2@5500 c4@100 c3@6000"), "C+ L C+ L C+ L C!burst");
+}
+
+#[test]
+fn erasing_a_user_empties_the_held_clicks_of_all_its_persons() {
+    let user = UserId::new("u").unwrap();
+    let other = |person: &str, user: Option<&UserId>, event| {
+        let person = Hash128::of("test person", &[person.as_bytes()]);
+        Head { person, user: user.cloned(), ..head("c1", 0, event, 20_000) }
+    };
+    let mut state = PartitionState::default();
+    // One says who it is with the click, one has said it before, one is somebody else.
+    for (event, person, claimed) in [(0, "a", Some(&user)), (1, "b", Some(&user)), (2, "b", None), (3, "c", None)] {
+        assert!(take(&mut state, &other(person, claimed, event)));
+    }
+    let tombstone = Tombstone::of_user(&KEY, &WorkspaceId::new("acme").unwrap(), &user);
+    let workspace = WorkspaceId::new("acme").unwrap();
+    // Of a user the order's person is the one derived from its id, and none of these.
+    let derived = Some(Hash128::of("test person", &[b"derived"]));
+    state.obey(&KEY, &PersonOrder { workspace, kind: OrderKind::Erase, tombstone, person: derived });
+    let emptied: Vec<bool> = state.held_clicks().map(|(_, click)| click.erased && click.body.is_empty()).collect();
+    assert_eq!(emptied, [true, true, true, false]);
 }
 
 #[test]
@@ -208,16 +306,16 @@ fn orders_hold_for_what_is_held() {
         let head = Head { user: Some(UserId::new("u").unwrap()), ..head("c1", 0, 0, 20_000) };
         let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head) else { panic!("no decision") };
         assert_eq!((decision.held, decision.calls.len()), (true, 1), "the identify does not wait");
-        state.hold(&head, b"sealed");
+        state.hold(state.clock(), &head, b"sealed");
         let tombstone = Tombstone::of_person(&KEY, head.person);
         let order =
             |kind| PersonOrder { workspace: head.workspace.clone(), kind, tombstone, person: Some(head.person) };
-        state.obey(&order(kind));
+        state.obey(&KEY, &order(kind));
         if kind == OrderKind::Erase {
             assert!(state.held_clicks().all(|(_, click)| click.body.is_empty() && click.head.user.is_none()));
         }
         if lifted {
-            state.obey(&order(OrderKind::Lift));
+            state.obey(&KEY, &order(OrderKind::Lift));
         }
         state.tick(at(100_000));
         let released = state.release(|_| Policy::default(), &KEY).unwrap();
@@ -272,7 +370,7 @@ proptest! {
                 if let Verdict::Folded(decision) = state.fold(&Policy::default(), &KEY, &head) {
                     calls.extend(decision.calls);
                     if decision.held {
-                        state.hold(&head, b"sealed");
+                        state.hold(state.clock(), &head, b"sealed");
                     }
                 }
                 if restart && event % every == 0 {
