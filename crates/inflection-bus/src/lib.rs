@@ -312,12 +312,6 @@ impl Bus {
         }
     }
 
-    /// Whether one process alone uses this bus, and knows of every write at once.
-    #[must_use]
-    pub fn is_one_process(&self) -> bool {
-        matches!(self.0, Backend::Embedded(_))
-    }
-
     /// The largest payload of one message, in bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
-use inflection_control::Directory;
+use inflection_control::{Directory, Workspace};
 use inflection_domain::{InstallationKey, Partition, Timestamp};
 use inflection_telemetry::Pulse;
 use inflection_wire::{DecisionBatch, DecodeError, Snapshot, event_batch};
@@ -208,7 +208,9 @@ impl Worker {
                     () = shutdown.cancelled() => return Ok(()),
                     () = tokio::time::sleep(HOLD_LOOK) => self.metrics.holds.add(1),
                 }
-                (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
+                let idle = self.idle(&step, &mut snapshots, (fence, purged), &mut size).await;
+                let Some(tidied) = idle else { return Ok(()) };
+                (purged, purge_at) = tidied;
                 continue;
             }
             if inputs.is_empty() {
@@ -232,16 +234,14 @@ impl Worker {
                         }
                     }
                     None => {
-                        (purged, purge_at) = self.tidy(&step, purged, &mut size).await;
-                        snapshots.take_if_due(&step, fence);
+                        let idle = self.idle(&step, &mut snapshots, (fence, purged), &mut size).await;
+                        let Some(tidied) = idle else { return Ok(()) };
+                        (purged, purge_at) = tidied;
                         continue;
                     }
                 }
             }
-            let now = self.directory.current();
-            if !Arc::ptr_eq(&now, &workspaces) {
-                (policies, workspaces) = (Policies::of(&now, &self.key), now);
-            }
+            self.follow(&mut workspaces, &mut policies);
             let (began, work) = (SystemTime::now(), self.pulse.work());
             let Some((mut batch, counts)) = step.fold(&mut inputs, &policies, OUTPUT_BYTES) else { continue };
             let (traced, tracer) = (step.take_traced(), &self.metrics.tracer);
@@ -343,6 +343,35 @@ impl Worker {
                 tracing::warn!(partition = self.partition.index(), %error, "held clicks wait for the bus");
             }
         }
+    }
+
+    /// Takes over a configuration that has changed.
+    fn follow(&self, workspaces: &mut Arc<Vec<Workspace>>, policies: &mut Policies) {
+        let now = self.directory.current();
+        if !Arc::ptr_eq(&now, workspaces) {
+            (*policies, *workspaces) = (Policies::of(&now, &self.key), now);
+        }
+    }
+
+    /// What there is to do while nothing is folded: tidying, and snapshots that are owed whatever comes. `None` when another
+    /// owner has appended: no append of ours has shown that this worker is still the owner, and a snapshot of a former one would
+    /// take the place of the present one's.
+    async fn idle(
+        &self,
+        step: &Step,
+        snapshots: &mut Snapshots,
+        (fence, purged): (u64, u64),
+        size: &mut StateSize,
+    ) -> Option<(u64, Instant)> {
+        if snapshots.are_owed() {
+            match self.bus.last(&self.decisions).await {
+                Ok(last) if last.as_ref().map_or(0, |last| last.sequence) != fence => return None,
+                Ok(_) => snapshots.take_if_due(step, fence),
+                // Nobody knows: it is asked again in a moment.
+                Err(_unavailable) => {}
+            }
+        }
+        Some(self.tidy(step, purged, size).await)
     }
 
     /// Deletes consumed input and measures the state. Gives up to where input is deleted, and when this is due again.

@@ -266,6 +266,7 @@ impl Step {
             let (verdict, calls) = match &verdict {
                 Verdict::Suppressed => ("suppressed", 0),
                 Verdict::Duplicate => ("duplicate", 0),
+                Verdict::Folded(decision) if decision.held => ("held", decision.calls.len() as u64),
                 Verdict::Folded(decision) => ("new", decision.calls.len() as u64),
             };
             let (trace, workspace) = (trace.clone(), head.workspace.clone());

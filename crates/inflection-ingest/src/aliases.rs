@@ -126,7 +126,7 @@ impl Aliases {
             self.begun.has(self.started.elapsed());
         }
         // Other processes may believe a little longer that there is none.
-        if ties && !self.bus.is_one_process() {
+        if ties && self.bus.is_shared() {
             tokio::time::sleep(self.begun.until_all_know(self.started.elapsed())).await;
         }
         Ok(true)

@@ -3,9 +3,8 @@
 //! Data walks one way: bytes (`body`) → JSON (`json`) → what the sender claims (`input`) → a fact of the domain (`fact`, and
 //! `machine` for who did it) → its person, where only an address says whose it is (`aliases`) → its partition's writer
 //! (`writer`) → the bus; then, and only then, the answer (`answer`). `server` is the HTTP edge,
-//! `framing` its guard against ambiguous requests, `senders` who may send, `limits` how much, `room` how much at once,
-//! `trace` what of a request is traced,
-//! `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
+//! `framing` its guard against ambiguous requests, `senders` who may send, `limits` how much, `room` how much at once, `trace`
+//! what of a request is traced, `webhooks` the door for email service providers, `segment` the door for Segment's own SDKs.
 //!
 //! But for that, nothing is decided here about identity, uniqueness or duplicates: that is the identity stage's.
 

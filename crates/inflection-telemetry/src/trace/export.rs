@@ -95,7 +95,7 @@ impl Tracer {
 }
 
 impl Exporting {
-    /// Sends what is left, within [`FLUSH_WITHIN`]; spans that end after this are lost.
+    /// Sends what is left, within five seconds; spans that end after this are lost.
     pub async fn finish(self) {
         if let Some((stop, ended)) = self.0 {
             stop.cancel();
