@@ -76,9 +76,9 @@ pub(crate) struct Worker {
 /// What recovery gives: where to go on.
 pub(crate) struct Recovered {
     pub(crate) step: Step,
-    fence: u64,
+    pub(crate) fence: u64,
     reader: Reader,
-    snapshots: Snapshots,
+    pub(crate) snapshots: Snapshots,
 }
 
 impl Worker {
@@ -356,7 +356,7 @@ impl Worker {
     /// What there is to do while nothing is folded: tidying, and snapshots that are owed whatever comes. `None` when another
     /// owner has appended: no append of ours has shown that this worker is still the owner, and a snapshot of a former one would
     /// take the place of the present one's.
-    async fn idle(
+    pub(crate) async fn idle(
         &self,
         step: &Step,
         snapshots: &mut Snapshots,

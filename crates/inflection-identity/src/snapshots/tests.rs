@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::partition::{PartitionError, Worker};
+use crate::budget::StateSize;
+use crate::partition::{PartitionError, Recovered, Worker};
 use crate::step::tests::fact;
 use crate::{IdentityConfig, IdentityError, StateBudget};
 
@@ -93,11 +94,13 @@ impl Install {
         record.map(|record| SnapshotIndex::decode(&record.value).unwrap()).unwrap_or_default()
     }
 
-    async fn recover(&self) -> Result<Step, PartitionError> {
-        let snapshots = snapshot_config();
+    fn worker(&self) -> Worker {
         let partition = PartitionCount::new(1).unwrap().all().next().unwrap();
-        let worker = Worker::new(partition, &self.bus, &config(NEVER), snapshots, self.metrics.clone()).unwrap();
-        worker.recover().await.map(|recovered| recovered.step)
+        Worker::new(partition, &self.bus, &config(NEVER), snapshot_config(), self.metrics.clone()).unwrap()
+    }
+
+    async fn recover(&self) -> Result<Step, PartitionError> {
+        self.worker().recover().await.map(|recovered| recovered.step)
     }
 
     /// Spoils a snapshot.
@@ -279,6 +282,29 @@ async fn two_snapshots_follow_an_erasure_at_once() {
     assert_eq!(install.index().await.truncated_through, last.sequence - 1);
     assert_eq!(install.first_decision().await, last.sequence, "the last message stays");
     assert_same(&install.recover().await.unwrap(), &step);
+}
+
+/// It has stood still, and nothing that it could append has told it yet that another one is the owner.
+#[tokio::test]
+async fn a_former_owner_takes_no_snapshot_that_it_owes() {
+    let install = Install::new().await;
+    let life = install.start(NEVER);
+    install.fold(0..3).await;
+    life.end().await;
+    let worker = install.worker();
+    let Recovered { step, fence, mut snapshots, .. } = worker.recover().await.unwrap();
+    snapshots.erased(1, fence);
+    let mut size = StateSize::of(0, &StateBudget::of_bytes(0), &install.metrics);
+    let other = install.start(NEVER);
+    install.fold(3..4).await;
+    other.end().await;
+    assert!(worker.idle(&step, &mut snapshots, (fence, 0), &mut size).await.is_none());
+    assert!(snapshots.taking.is_empty());
+    // The owner itself takes it.
+    let Recovered { step, fence, mut snapshots, .. } = worker.recover().await.unwrap();
+    snapshots.erased(1, fence);
+    assert!(worker.idle(&step, &mut snapshots, (fence, 0), &mut size).await.is_some());
+    assert!(!snapshots.taking.is_empty());
 }
 
 #[tokio::test]
