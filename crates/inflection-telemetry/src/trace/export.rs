@@ -246,13 +246,15 @@ impl Transport {
         let request = reqwest::Request::try_from(request)?;
         let mut waits = RETRY_WAITS.into_iter();
         loop {
+            // What began before the process ends is tried once more after that, and nothing twice.
+            let is_last = self.stop.is_cancelled();
             let attempt = self.attempt(request.try_clone().ok_or("a body that cannot be sent twice")?).await;
             // OTLP specification, "Retryable Response Codes".
             let again = attempt.as_ref().map_or(true, |answer| matches!(answer.status().as_u16(), 429 | 502..=504));
             if let Err(error) = &attempt {
                 tracing::debug!(error = ?std::error::Error::source(error), "the collector of traces does not answer");
             }
-            let Some(wait) = waits.next().filter(|_| again && !self.stop.is_cancelled()) else {
+            let Some(wait) = waits.next().filter(|_| again && !is_last) else {
                 return Ok(attempt?);
             };
             // Cut short when the process ends: then one more attempt is made at once.
