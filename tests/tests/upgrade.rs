@@ -74,7 +74,7 @@ fn two_versions_side_by_side_lose_and_double_nothing() {
     fleet.worker(Stage::Ingest, 0).terminate();
     let (code, said) = fleet.worker(Stage::Ingest, 0).refused_by(binary());
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("programs from version 3 on can read") && said.contains("upgrade it"), "{said}");
+    assert!(said.contains("on can read; this one knows") && said.contains("upgrade it"), "{said}");
     let refused = fleet.provision_by(binary());
     assert_eq!(refused.code, Some(1), "{}", refused.output);
 }
