@@ -40,6 +40,7 @@ from running import (
     monitored,
     nats,
     post,
+    unbounded,
     until,
 )
 
@@ -406,8 +407,7 @@ def clustered():
         folder, processes = pathlib.Path(folder), Processes(pathlib.Path(folder))
         ports = free_ports(9)
         clients, routes, monitors = ports[:3], ports[3:6], ports[6:]
-        text = (DEPLOY / "nats/cluster.conf").read_text()
-        text = text.replace("sync_interval: always", "sync_interval: always\n  max_file_store: 1TB")
+        text = unbounded((DEPLOY / "nats/cluster.conf").read_text())
         for server in range(3):
             text = text.replace(f"nats://nats-{server}:6222", f"nats://127.0.0.1:{routes[server]}")
         try:

@@ -102,6 +102,12 @@ class Processes:
             self.stop(name)
 
 
+def unbounded(text):
+    """A server's configuration without a limit of the store: left to itself a server takes a share of the free disk, and what
+    fits would depend on the machine."""
+    return text.replace("sync_interval: always", "sync_interval: always\n  max_file_store: 1TB")
+
+
 def nats(processes, folder, port, monitor):
     """The server of compose's own configuration."""
     text = (DEPLOY / "compose/nats.conf").read_text()
@@ -109,9 +115,8 @@ def nats(processes, folder, port, monitor):
         text.replace("0.0.0.0:4222", f"127.0.0.1:{port}")
         .replace("0.0.0.0:8222", f"127.0.0.1:{monitor}")
         .replace("/var/lib/nats", f"{folder}/jetstream")
-        # Left to itself a server takes a share of the free disk: what fits would depend on the machine.
-        .replace("sync_interval: always", "sync_interval: always\n  max_file_store: 1TB")
     )
+    text = unbounded(text)
     (folder / "nats.conf").write_text(text)
     processes.start("nats", [environment("NATS_SERVER"), "-c", folder / "nats.conf"])
     # The very question of compose's health check.

@@ -1,4 +1,4 @@
-//! Configuration files. Files of secrets that they name are not there, or are refused.
+//! Configuration files, but for those that may name a file.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Small texts with rules of their own: timestamps, addresses, ids, certificates.
+//! Small texts with rules of their own: timestamps and certificates.
 
 #![no_main]
 

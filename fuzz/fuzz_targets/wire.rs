@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use inflection_wire::{
     ClosedWindow, DeadLetterEntry, DecisionBatch, DeliveryProgress, EventBatch, Installation, MemberRecord,
-    OperatorHold, OwnerRecord, ParkedBatch, RejectedEvents, Snapshot, SnapshotIndex, SuppressedPersons, decode_body,
+    OperatorHold, OwnerRecord, ParkedBatch, RejectedEvents, Snapshot, SnapshotIndex, SuppressedPersons,
+    decode_alias, decode_body, encode_alias,
 };
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
@@ -31,6 +32,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(persons) = SuppressedPersons::decode(bytes) {
         let again = persons.encode();
         assert_eq!(again, SuppressedPersons::decode(&again).expect("a record of our own can be read").encode());
+    }
+    if let Ok(alias) = decode_alias(bytes) {
+        assert_eq!(decode_alias(&encode_alias(&alias)).expect("an alias of our own can be read"), alias);
     }
     drop(EventBatch::decode(&message));
     drop(decode_body(bytes));

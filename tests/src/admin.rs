@@ -146,6 +146,26 @@ impl Admin {
         self.call(Request::new("GET", path))
     }
 
+    /// The value of a metric, named with its labels if it has some.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or the metric is not told.
+    pub fn metric(&self, name: &str) -> Result<String, String> {
+        let text = self.get("/metrics").map_err(|error| format!("/metrics: {error}"))?.text();
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        found.ok_or_else(|| format!("no {name}"))
+    }
+
+    /// Waits until a metric has a value.
+    #[track_caller]
+    pub fn await_metric(&self, name: &str, value: &str) {
+        eventually(name, SOON, || {
+            let now = self.metric(name)?;
+            holds(now == value, || now.clone())
+        });
+    }
+
     /// `POST` of a JSON body to any path.
     ///
     /// # Errors

@@ -32,11 +32,6 @@ fn readiness(admin: Admin) -> (u16, String) {
     (answer.status, answer.text())
 }
 
-fn metric(admin: Admin, name: &str) -> Option<String> {
-    let text = admin.get("/metrics").expect("the admin listener answers").text();
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned))
-}
-
 #[test]
 fn a_state_over_its_budget_waits_and_goes_on_with_more_memory() {
     let segment = Segment::start();
@@ -52,14 +47,14 @@ fn a_state_over_its_budget_waits_and_goes_on_with_more_memory() {
     let (status, said) = readiness(admin);
     assert_eq!(status, 200, "ingest can still make durable what comes: {said}");
     assert!(said.contains("of a budget of 1 MiB") && said.contains("--state-budget-mib"), "{said}");
-    assert_eq!(metric(admin, "inflection_identity_state_budget_bytes").as_deref(), Some("1048576"));
-    assert_eq!(metric(admin, "inflection_identity_state_held").as_deref(), Some("1"));
+    assert_eq!(admin.metric("inflection_identity_state_budget_bytes").as_deref(), Ok("1048576"));
+    assert_eq!(admin.metric("inflection_identity_state_held").as_deref(), Ok("1"));
 
     // What comes now waits, and so do repeats of what was before.
     sender.take(&opened(sent..sent + A_REQUEST));
     sender.take(&opened(0..A_REQUEST));
     sent += A_REQUEST;
-    let looks = || metric(admin, "inflection_identity_holds_total").and_then(|count| count.parse::<u64>().ok());
+    let looks = || admin.metric("inflection_identity_holds_total").ok().and_then(|count| count.parse::<u64>().ok());
     let before = looks().unwrap_or_default();
     eventually("every partition has looked again", SOON, || {
         let now = looks().unwrap_or_default();

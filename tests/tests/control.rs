@@ -334,6 +334,7 @@ impl Site {
             let now = self.warnings();
             holds(now > before, || format!("{now} warnings"))
         });
+        self.standalone.admin().await_metric("inflection_config_last_reload_successful", "0");
         self.await_connections(connections);
     }
 }
@@ -367,6 +368,7 @@ fn the_file_is_read_again_while_running() {
     more.ingest_keys.push(Key::Value(more_key.to_owned()));
     site.configure(&more);
     site.await_connections(&[PROD, SIDE]);
+    site.standalone.admin().await_metric("inflection_config_last_reload_successful", "1");
     for key in [acme.ingest_key(), more_key] {
         let run = site.send(key);
         site.await_arrivals(&run, &[prod_key, side.write_key()]);

@@ -61,11 +61,13 @@ fn an_outage_of_the_bus_is_no_reason_to_restart() {
             assert_eq!(probe(fleet.admin(stage), "/startupz").0, 200, "{stage:?} has started once");
         }
     }
+    for stage in Stage::ALL {
+        fleet.admin(stage).await_metric("inflection_bus_available", "0");
+    }
     fleet.nats().start_again();
     for stage in Stage::ALL {
         await_probe(fleet.admin(stage), "/readyz", 200);
-        let metrics = fleet.admin(stage).get("/metrics").expect("metrics").text();
-        assert!(metrics.contains("inflection_bus_available "), "{metrics}");
+        fleet.admin(stage).await_metric("inflection_bus_available", "1");
     }
     assert_eq!(fleet.supervise(), Vec::<&str>::new(), "nobody had to be started again");
     sender.take_eventually(&[fact("after")]);

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::Workspace;
 
-/// Which ingest key it is: a hash, so that it may be kept where the key may not.
+/// Which ingest key, or which webhook's token, it is: a hash, so that it may be kept where they may not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 32]);
 

@@ -3,7 +3,7 @@
 //! A connection's dead letters are a log: letters, and the ends of earlier letters. What is in it now is the fold of it.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use inflection_bus::{AppendError, Bus, InvalidName, Log, ReadError, Sequence};
 use inflection_domain::{ConnectionId, MessageId, Timestamp, UserId, WorkspaceId};
@@ -221,13 +221,8 @@ pub(crate) enum Kept {
 pub(crate) async fn keep(bus: &Bus, log: &Log, suppression: &Suppression, dying: Dying) -> Result<Kept, AppendError> {
     loop {
         match try_to_keep(bus, log, suppression, &dying).await {
-            Err(error @ AppendError::TooLarge { .. }) => return Err(error),
-            Err(error) if bus.has_failed() => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, %log, "a dead letter could not be stored yet");
-                tokio::time::sleep(RETRY_WAIT).await;
-            }
-            kept => return kept,
+            Ok(kept) => return Ok(kept),
+            Err(error) => outlast(bus, log, error).await?,
         }
     }
 }
@@ -263,17 +258,20 @@ pub(crate) async fn try_to_keep(
 /// [`AppendError`] when the bus will take nothing more.
 async fn store(bus: &Bus, log: &Log, entry: &DeadLetterEntry) -> Result<(), AppendError> {
     let entry = entry.encode();
-    loop {
-        match bus.append(log, None, entry.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error @ AppendError::TooLarge { .. }) => return Err(error),
-            Err(error) if bus.has_failed() => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, %log, "a dead letter could not be stored yet");
-                tokio::time::sleep(RETRY_WAIT).await;
-            }
-        }
+    while let Err(error) = bus.append(log, None, entry.clone()).await {
+        outlast(bus, log, error).await?;
     }
+    Ok(())
+}
+
+/// Waits before the next try; gives the error back where waiting does not help.
+async fn outlast(bus: &Bus, log: &Log, error: AppendError) -> Result<(), AppendError> {
+    if matches!(error, AppendError::TooLarge { .. }) || bus.has_failed() {
+        return Err(error);
+    }
+    tracing::warn!(%error, %log, "a dead letter could not be stored yet");
+    tokio::time::sleep(RETRY_WAIT).await;
+    Ok(())
 }
 
 /// The letter of an item that Segment refused by itself.
@@ -333,6 +331,5 @@ fn text_after<'t>(text: &'t str, mark: &str) -> Option<&'t str> {
 }
 
 pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now().into()
 }

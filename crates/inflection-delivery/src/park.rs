@@ -225,6 +225,10 @@ impl Park {
         }
         self.reading = false;
         self.read = sequence;
+        if calls == 0 {
+            // Whoever opened the partition has put it there.
+            self.sealed = sequence;
+        }
         let mut ended = Vec::new();
         while let Some((fate, count)) = self.ended.pop_front() {
             let of_this = count.min(calls);

@@ -160,11 +160,12 @@ impl Tracked {
 
     /// Up to where the parked log, which ends at `last`, was sent.
     pub(crate) fn released(&self, key: &ConnectionKey, last: u64) -> u64 {
-        let before = self.totals(key, |totals| totals.released_through);
-        let released = self.look(|books| books.pass_over(key, last)).unwrap_or(0);
-        if released > before {
-            self.moved.notify_one();
-        }
+        let mut released = 0;
+        self.update(|books| {
+            let before = books.totals(key).map_or(0, |totals| totals.released_through);
+            released = books.pass_over(key, last);
+            released > before
+        });
         released
     }
 

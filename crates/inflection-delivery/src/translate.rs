@@ -358,10 +358,6 @@ fn write_track(
     object.members(&body.properties);
 }
 
-/// The version that Segment and the customer see.
-#[cfg(test)]
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-
 #[cfg(test)]
 mod golden;
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! Addresses are looked up for those only who name nobody else: a fact that claims a user as well follows an alias when the
 //! identifies claimed the same one. An address is therefore never evidence of a user.
 
-use crate::{EmailAddress, Fact, FactKind, Hash128, Head, InstallationKey, MailRef, PersonId, UserId, WorkspaceId};
+use crate::{EmailAddress, Fact, FactKind, Hash128, Head, InstallationKey, PersonId, UserId, WorkspaceId};
 
 /// What is known of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,12 +111,7 @@ impl Fact<'_> {
     pub fn follow_address(&mut self, person: &PersonId) {
         let (head, body) = (&mut self.head, &mut self.body);
         head.person = Head::person_key(&head.workspace, person);
-        head.mail = MailRef::new(
-            head.person,
-            body.campaign_run_id.as_deref(),
-            body.email_id.as_deref(),
-            body.provider_message_id.as_deref(),
-        );
+        head.mail = body.mail(head.person);
         body.person = person.clone();
         body.routed_by_address = true;
     }
@@ -214,7 +209,7 @@ mod tests {
             person: key,
             user: claims.map(|user| UserId::new(user).unwrap()),
             occurred_at: Timestamp::from_ms(1),
-            mail: MailRef::new(key, Some("run"), None, None),
+            mail: crate::MailRef::new(key, Some("run"), None, None),
             link: None,
             link_kind: LinkKind::Content,
             machine: crate::MachineCheck::default(),

@@ -294,6 +294,17 @@ pub struct Body<'a> {
 }
 
 impl Body<'_> {
+    /// Which mail it is about, of the person with this key.
+    #[must_use]
+    pub fn mail(&self, person: Hash128) -> MailRef {
+        MailRef::new(
+            person,
+            self.campaign_run_id.as_deref(),
+            self.email_id.as_deref(),
+            self.provider_message_id.as_deref(),
+        )
+    }
+
     /// A body of which nothing else is known.
     #[must_use]
     pub fn new(event_id: EventId, person: PersonId) -> Self {

@@ -197,7 +197,7 @@ pub struct MachineCheck {
     pub policy: Option<MachinePolicy>,
     /// Whether its time counts as evidence.
     pub timed: bool,
-    /// How long it is held, in milliseconds of log time; 0: not at all. Only clicks whose times count are held.
+    /// How long it is held, in milliseconds of receive time; 0: not at all. Only clicks whose times count are held.
     pub hold_ms: u32,
 }
 

@@ -4,6 +4,7 @@
 //! libraries kindly repair: a missing zone, a leap second, epoch seconds. The tests compare it with one.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Why a text or number is no timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,14 @@ pub enum InvalidTimestamp {
 pub struct Timestamp(i64);
 
 const DAY_MS: i64 = 86_400_000;
+
+impl From<SystemTime> for Timestamp {
+    /// What lies before 1970 is 1970.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
 
 impl Timestamp {
     /// 9999-12-31T23:59:59.999Z.

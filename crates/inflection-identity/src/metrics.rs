@@ -55,15 +55,22 @@ impl IdentityMetrics {
             time_marks: registry
                 .counter("inflection_identity_time_marks", "Time marks appended so that held clicks are let go"),
             messages: registry.counter("inflection_identity_messages", "Decision messages appended"),
-            message_bytes: registry.counter("inflection_identity_message_bytes", "Bytes of them"),
+            message_bytes: registry.counter("inflection_identity_message_bytes", "Bytes of decision messages appended"),
             fenced: registry.counter("inflection_identity_fenced", "Appends refused because another owner had written"),
             state_keys: registry
                 .gauges("inflection_identity_state_keys", "Persons, mails and event ids in memory, by partition"),
-            state_bytes: registry.gauges("inflection_identity_state_bytes", "What they take, by partition"),
-            state_budget: registry
-                .gauge("inflection_identity_state_budget_bytes", "What they may take in this process; 0: no budget"),
-            state_held: registry
-                .gauge("inflection_identity_state_held", "1 while partitions hold still because they take more"),
+            state_bytes: registry.gauges(
+                "inflection_identity_state_bytes",
+                "Memory that persons, mails and event ids take, by partition",
+            ),
+            state_budget: registry.gauge(
+                "inflection_identity_state_budget_bytes",
+                "Memory that persons, mails and event ids may take in this process; 0: no budget",
+            ),
+            state_held: registry.gauge(
+                "inflection_identity_state_held",
+                "1 while partitions hold still because the state is over its budget",
+            ),
             holds: registry.counter("inflection_identity_holds", "Seconds of single partitions that held still"),
             append_seconds: registry.seconds("inflection_identity_append_seconds", "Time of an append to the bus"),
             snapshots: registry.counter("inflection_identity_snapshots", "Snapshots taken"),

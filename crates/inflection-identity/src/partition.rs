@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use inflection_bus::{AppendError, Bus, InvalidName, Log, Message, ReadError, Reader};
@@ -203,42 +203,35 @@ impl Worker {
         let (mut purged, mut purge_at) = (step.position().through, Instant::now() + PURGE_EVERY);
         let mut marked: Option<Instant> = None;
         loop {
-            if inputs.is_empty() && self.budget.exceeded().is_some() {
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(HOLD_LOOK) => self.metrics.holds.add(1),
-                }
-                let idle = self.idle(&step, &mut snapshots, (fence, purged), &mut size).await;
-                let Some(tidied) = idle else { return Ok(()) };
-                (purged, purge_at) = tidied;
-                continue;
-            }
             if inputs.is_empty() {
-                let mark_at = mark_at(&step, marked);
-                let through = step.position().through;
-                let messages = tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => return Ok(()),
-                    messages = reader.next(INPUT_BYTES_MAX) => Some(messages?),
-                    () = tokio::time::sleep_until(purge_at.into()), if purged < through || snapshots.are_owed() => None,
-                    () = sleep_until(mark_at), if mark_at.is_some() => {
-                        marked = Some(Instant::now());
-                        self.mark_time().await;
-                        continue;
+                let (mark_at, through) = (mark_at(&step, marked), step.position().through);
+                let messages = if self.budget.exceeded().is_some() {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(HOLD_LOOK) => self.metrics.holds.add(1),
                     }
-                };
-                match messages {
-                    Some(messages) => {
-                        if !self.take(messages, &mut inputs, shutdown).await? {
-                            return Ok(());
+                    None
+                } else {
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return Ok(()),
+                        messages = reader.next(INPUT_BYTES_MAX) => Some(messages?),
+                        () = tokio::time::sleep_until(purge_at.into()), if purged < through || snapshots.are_owed() => None,
+                        () = sleep_until(mark_at), if mark_at.is_some() => {
+                            marked = Some(Instant::now());
+                            self.mark_time().await;
+                            continue;
                         }
                     }
-                    None => {
-                        let idle = self.idle(&step, &mut snapshots, (fence, purged), &mut size).await;
-                        let Some(tidied) = idle else { return Ok(()) };
-                        (purged, purge_at) = tidied;
-                        continue;
-                    }
+                };
+                let Some(messages) = messages else {
+                    let idle = self.idle(&step, &mut snapshots, (fence, purged), &mut size).await;
+                    let Some(tidied) = idle else { return Ok(()) };
+                    (purged, purge_at) = tidied;
+                    continue;
+                };
+                if !self.take(messages, &mut inputs, shutdown).await? {
+                    return Ok(());
                 }
             }
             self.follow(&mut workspaces, &mut policies);
@@ -412,8 +405,7 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// The wall clock, as ingest reads it.
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now().into()
 }
 
 fn measure(step: &Step, size: &mut StateSize) {

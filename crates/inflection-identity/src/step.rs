@@ -262,37 +262,37 @@ impl Step {
                 .entry(head.workspace.clone())
                 .or_insert_with(|| WorkspaceTotals::new(head.workspace.clone())),
         };
-        if let Some(trace) = &trace {
-            let (verdict, calls) = match &verdict {
-                Verdict::Suppressed => ("suppressed", 0),
-                Verdict::Duplicate => ("duplicate", 0),
-                Verdict::Folded(decision) if decision.held => ("held", decision.calls.len() as u64),
-                Verdict::Folded(decision) => ("new", decision.calls.len() as u64),
-            };
-            let (trace, workspace) = (trace.clone(), head.workspace.clone());
-            self.traced.push(Traced { trace, workspace, fact: head.kind.name(), verdict, calls });
-        }
-        let decision = match verdict {
+        let (verdict, decision) = match verdict {
             Verdict::Suppressed => {
                 totals.suppressed += 1;
                 counts.suppressed += 1;
-                return None;
+                ("suppressed", None)
             }
             Verdict::Duplicate => {
                 totals.duplicates += 1;
                 counts.duplicates += 1;
-                return None;
+                ("duplicate", None)
             }
-            Verdict::Folded(decision) => decision,
-        };
-        if decision.held {
             // It is counted as folded when it is decided.
-            totals.held += 1;
-            counts.held += 1;
+            Verdict::Folded(decision) if decision.held => {
+                totals.held += 1;
+                counts.held += 1;
+                ("held", Some(decision))
+            }
+            Verdict::Folded(decision) => {
+                totals.folded += 1;
+                counts.folded += 1;
+                ("new", Some(decision))
+            }
+        };
+        if let Some(trace) = &trace {
+            let calls = decision.as_ref().map_or(0, |decision| decision.calls.len() as u64);
+            let (trace, workspace) = (trace.clone(), head.workspace.clone());
+            self.traced.push(Traced { trace, workspace, fact: head.kind.name(), verdict, calls });
+        }
+        let decision = decision?;
+        if decision.held {
             self.state.hold(received_at, &head, &body);
-        } else {
-            totals.folded += 1;
-            counts.folded += 1;
         }
         told((head, body, trace), decision, totals, counts)
     }

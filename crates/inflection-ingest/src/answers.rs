@@ -1,6 +1,6 @@
 //! How requests are answered, counted by route and status.
 
-use std::sync::Arc;
+use std::sync::OnceLock;
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
@@ -19,13 +19,13 @@ const WEBHOOKS: &str = "/v1/webhooks";
 #[derive(Debug)]
 pub(crate) struct Answers {
     family: CounterFamily,
-    known: Vec<std::sync::OnceLock<Counter>>,
+    known: Vec<OnceLock<Counter>>,
 }
 
 impl Answers {
     pub(crate) fn new(family: CounterFamily) -> Self {
         // One more column, for a status that is in no list.
-        let known = (0..ROUTES.len() * (STATUSES.len() + 1)).map(|_| std::sync::OnceLock::new()).collect();
+        let known = (0..ROUTES.len() * (STATUSES.len() + 1)).map(|_| OnceLock::new()).collect();
         Self { family, known }
     }
 
@@ -51,14 +51,10 @@ fn route(path: &str) -> &'static str {
 
 impl Service {
     /// Answers one request, and counts the answer.
-    pub(crate) async fn answered(
-        self: Arc<Self>,
-        request: Request<Body>,
-        ambiguity: Option<Ambiguity>,
-    ) -> Response<Body> {
-        let (service, route) = (Arc::clone(&self), route(request.uri().path()));
+    pub(crate) async fn answered(&self, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
+        let route = route(request.uri().path());
         let answer = self.call(request, ambiguity).await;
-        service.answers.count(route, answer.status());
+        self.answers.count(route, answer.status());
         answer
     }
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use inflection_domain::{
     Body, BounceClass, EmailAddress, EventId, Fact, FactKind, Hash128, Head, InstallationKey, InvalidAddress,
-    InvalidId, InvalidTimestamp, LinkKind, LinkRef, MachineCheck, MachineRules, MailRef, OUR_PROPERTIES, PersonId,
-    Timestamp, UserId, WorkspaceId, is_blocked_user_id, is_placeholder,
+    InvalidId, InvalidTimestamp, LinkKind, LinkRef, MachineCheck, MachineRules, OUR_PROPERTIES, PersonId, Timestamp,
+    UserId, WorkspaceId, is_blocked_user_id, is_placeholder,
 };
 
 use crate::answer::Code;
@@ -183,12 +183,7 @@ fn assemble<'a>(
         person,
         user,
         occurred_at,
-        mail: MailRef::new(
-            person,
-            body.campaign_run_id.as_deref(),
-            body.email_id.as_deref(),
-            body.provider_message_id.as_deref(),
-        ),
+        mail: body.mail(person),
         link: body.email_link_url.as_deref().map(|url| LinkRef::new(body.link_id.as_deref(), url)),
         link_kind: body.link_kind,
         machine,

@@ -10,15 +10,21 @@ use inflection_control::{IngestLimits, KeyId, Provider, RateBudget, Workspace};
 use inflection_domain::WorkspaceId;
 
 use crate::answer::{Code, Refusal};
-use crate::webhooks::token_hash;
 
 /// What a request shows to be let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     /// An ingest key.
     Key(KeyId),
-    /// A webhook, by the hash of its token.
-    Webhook(Provider, [u8; 32]),
+    /// A webhook, by the id of its token.
+    Webhook(Provider, KeyId),
+}
+
+impl Source {
+    /// The webhook of a token.
+    pub(crate) fn webhook(provider: Provider, token: &str) -> Self {
+        Self::Webhook(provider, KeyId::of(token))
+    }
 }
 
 /// Whose request it is.
@@ -150,7 +156,7 @@ impl Limits {
 
 fn sources(workspace: &Workspace) -> impl Iterator<Item = Source> + '_ {
     let keys = workspace.ingest_keys.iter().map(|key| Source::Key(KeyId::of(key.expose())));
-    let hook = |hook: &inflection_control::Webhook| Source::Webhook(hook.provider, token_hash(hook.token.expose()));
+    let hook = |hook: &inflection_control::Webhook| Source::webhook(hook.provider, hook.token.expose());
     keys.chain(workspace.webhooks.iter().map(hook))
 }
 

@@ -70,7 +70,7 @@ impl IngestMetrics {
             aliases_unkept: registry
                 .counter("inflection_ingest_aliases_unkept", "Aliases of addresses that there was no room for"),
             messages: registry.counter("inflection_ingest_messages", "Bus messages written"),
-            message_bytes: registry.counter("inflection_ingest_message_bytes", "Bytes of them"),
+            message_bytes: registry.counter("inflection_ingest_message_bytes", "Bytes of bus messages written"),
             append_seconds: registry.seconds("inflection_ingest_append_seconds", "Time of an append to the bus"),
             connections: registry.gauge("inflection_ingest_connections", "Open connections"),
             requests: registry.counters("inflection_ingest_requests", "Requests answered, by route and status"),

@@ -20,6 +20,7 @@ use crate::answer::{Code, Refusal, json_answer};
 use crate::events::rejected_list;
 use crate::fact::Context;
 use crate::limits::Sender;
+use crate::priority::Priority;
 use crate::senders::Senders;
 use crate::service::Service;
 use crate::trace::RequestTrace;
@@ -134,7 +135,7 @@ impl Service {
         })?;
         drop(envelope);
         self.admit_events(&senders, &sender, taken.facts.len())?;
-        self.store(&mut taken.facts, in_hand, trace).await?;
+        self.store(&mut taken.facts, in_hand, trace, Priority::Live).await?;
         self.count(&taken, workspace);
         Ok(answer(&taken))
     }

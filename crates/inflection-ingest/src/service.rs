@@ -126,7 +126,7 @@ impl Service {
     }
 
     /// Answers one request.
-    pub(crate) async fn call(self: Arc<Self>, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
+    pub(crate) async fn call(&self, request: Request<Body>, ambiguity: Option<Ambiguity>) -> Response<Body> {
         let mut trace = RequestTrace::begin(&self.metrics.tracer, &request);
         let response = self.answer(request, ambiguity, &mut trace).await;
         trace.end(response.status());
@@ -144,15 +144,14 @@ impl Service {
         // Each door's callers read its own shape.
         let refuse = |refusal: Refusal| match Endpoint::of(&path) {
             Some(_) => self.refuse_calls(&refusal, &id),
+            None if path.starts_with("/v1/webhooks/") => self.refuse_webhook(&refusal, &id),
             None => self.refuse(&refusal, &id),
         };
         if let Err(refusal) = request::check_head(request.headers(), ambiguity) {
             return refuse(refusal);
         }
         if self.draining.load(Ordering::Relaxed) {
-            let leaving = Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS);
-            let is_webhook = path.starts_with("/v1/webhooks/");
-            return if is_webhook { self.refuse_webhook(&leaving, &id) } else { refuse(leaving) };
+            return refuse(Refusal::later(Code::ShuttingDown, "this server is shutting down", RETRY_SECONDS));
         }
         if path == "/v1/events" {
             if request.method() != Method::POST {
@@ -216,10 +215,7 @@ impl Service {
         let context = Context { workspace, key: &self.installation, now: now(), machine };
         let mut taken = events::take(&bytes, layout, priority, context, &ours)?;
         self.admit_events(senders, sender, taken.facts.len())?;
-        match priority {
-            Priority::Live => self.store(&mut taken.facts, in_hand, trace).await?,
-            Priority::Background => self.store_in_time(&mut taken.facts, in_hand, trace, priority).await?,
-        }
+        self.store(&mut taken.facts, in_hand, trace, priority).await?;
         self.metrics.accepted.with(&[("workspace", workspace.as_str())]).add(taken.accepted as u64);
         self.rejected.add(workspace, taken.rejected.len());
         for (_, why) in &taken.rejected {
@@ -320,18 +316,9 @@ impl Service {
         facts: &mut [Fact<'_>],
         in_hand: InHand,
         trace: &mut RequestTrace,
-    ) -> Result<(), Refusal> {
-        let _until_stored = Waiting::new(&self.live_facts_waiting, facts.len());
-        self.store_in_time(facts, in_hand, trace, Priority::Live).await
-    }
-
-    async fn store_in_time(
-        &self,
-        facts: &mut [Fact<'_>],
-        in_hand: InHand,
-        trace: &mut RequestTrace,
         priority: Priority,
     ) -> Result<(), Refusal> {
+        let _until_stored = (priority == Priority::Live).then(|| Waiting::new(&self.live_facts_waiting, facts.len()));
         let store = async {
             if let Err(error) = self.aliases.route(facts, &self.installation, priority).await {
                 tracing::warn!(%error, "aliases of addresses cannot be looked up or kept");

@@ -4,7 +4,7 @@
 //! the disk keeps up.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use inflection_bus::{AppendError, Bus, InvalidName, Log};
 use inflection_domain::{Partition, PartitionCount, Timestamp};
@@ -119,6 +119,5 @@ async fn write(bus: Bus, log: Log, mut waiting: mpsc::Receiver<Waiting>, metrics
 
 /// The wall clock, read once for a message: the log's own time.
 pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now().into()
 }

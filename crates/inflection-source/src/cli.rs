@@ -269,9 +269,9 @@ pub(crate) struct SandboxArgs {
     pub(crate) calls_max: usize,
 }
 
-/// How to look into an install: its admin listener, or the bus itself.
+/// How to reach an install's admin listener.
 #[derive(Debug, Args)]
-pub(crate) struct LookArgs {
+pub(crate) struct AdminListenerArgs {
     /// Admin listener of a running install.
     #[arg(long, env = "INFLECTION_ADMIN_URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) admin_url: String,
@@ -281,6 +281,13 @@ pub(crate) struct LookArgs {
     /// File with the key of the admin API; the first of two.
     #[arg(long, env = "INFLECTION_ADMIN_KEY_FILE", conflicts_with = "admin_key")]
     pub(crate) admin_key_file: Option<PathBuf>,
+}
+
+/// How to look into an install: its admin listener, or the bus itself.
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    #[command(flatten)]
+    pub(crate) listener: AdminListenerArgs,
     #[command(flatten)]
     pub(crate) bus: BusArgs,
 }
@@ -407,18 +414,11 @@ pub(crate) enum ConnectionsAction {
     Test(ConnectionArgs),
 }
 
-/// How to reach an install's admin listener.
+/// What a command asks an install's admin listener by.
 #[derive(Debug, Args)]
 pub(crate) struct AdminArgs {
-    /// Admin listener of a running install.
-    #[arg(long, env = "INFLECTION_ADMIN_URL", default_value = "http://127.0.0.1:9090")]
-    pub(crate) admin_url: String,
-    /// Key of the admin API.
-    #[arg(long, env = "INFLECTION_ADMIN_KEY", hide_env_values = true)]
-    pub(crate) admin_key: Option<String>,
-    /// File with the key of the admin API; the first of two.
-    #[arg(long, env = "INFLECTION_ADMIN_KEY_FILE", conflicts_with = "admin_key")]
-    pub(crate) admin_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) listener: AdminListenerArgs,
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,

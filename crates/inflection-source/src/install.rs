@@ -132,6 +132,12 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_fill_of_every_stream_is_told() {
+        let made: Vec<&str> = streams(0, 0, 1).streams.iter().map(|stream| stream.name).collect();
+        assert_eq!(made, STREAMS);
+    }
+
     /// A bus with an installation whose messages have a version, and are for readers from another one on.
     async fn bus(folder: &tempfile::TempDir, schema_version: u32, oldest_reader: u32) -> Bus {
         let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();

@@ -19,7 +19,7 @@ pub(crate) use metrics::LedgerMetrics;
 use rejected::Rejected;
 use serde::{Deserialize, Serialize};
 
-use crate::decided::decided;
+use crate::decided::{decided, intact};
 
 /// The books of an install.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,8 +184,7 @@ async fn undelivered(
     let first = bus.first(&log, ended).await.context("the decisions cannot be read")?;
     // Deleted meanwhile is delivered meanwhile.
     let Some(first) = first else { return Ok(None) };
-    let batch = DecisionBatch::decode_totals(&first.payload);
-    Ok(Some(batch.with_context(|| format!("message {} of {log} is damaged", first.sequence))?.received_at))
+    Ok(Some(intact(&log, first.sequence, DecisionBatch::decode_totals(&first.payload))?.received_at))
 }
 
 fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
@@ -316,5 +315,46 @@ impl std::fmt::Display for Ledger {
             (true, false) => write!(f, "ledger   balanced so far, {} on their way", self.pending),
             (false, _) => write!(f, "ledger   NOT BALANCED"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inflection_bus::EmbeddedConfig;
+    use inflection_wire::{CallPosition, WorkspaceTotals};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_undelivered_is_behind_the_slowest_connection_that_has_calls() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::open_embedded(EmbeddedConfig::new(folder.path().to_owned())).await.unwrap();
+        let (workspace, log) = (WorkspaceId::new("acme").unwrap(), Log::new("decisions.3").unwrap());
+        for number in 1..=3u32 {
+            let totals = vec![WorkspaceTotals { calls: u64::from(number), ..WorkspaceTotals::new(workspace.clone()) }];
+            let received_at = Timestamp::from_ms(i64::from(number));
+            let batch = DecisionBatch { received_at, totals, ..DecisionBatch::default() };
+            bus.append(&log, None, batch.encode()).await.unwrap();
+        }
+        let (through, last) = decided(&bus, &log).await.unwrap();
+        // How many messages each connection is through with, and how many calls it has counted.
+        let cases = [
+            (vec![(3, 3)], None),
+            (vec![(2, 2)], Some(3)),
+            (vec![(3, 3), (0, 0)], Some(1)),
+            (vec![(1, 1), (2, 2)], Some(2)),
+            (vec![(1, 3)], None),
+        ];
+        for (ended, expected) in cases {
+            let connections = ended.iter().map(|(through, accepted)| {
+                let (connection, at) = (ConnectionId::new("c").unwrap(), CallPosition { through: *through, calls: 0 });
+                let totals = ConnectionTotals::new(workspace.clone(), connection, 0, at);
+                ConnectionTotals { accepted: *accepted, ..totals }
+            });
+            let progress = DeliveryProgress { connections: connections.collect(), ..DeliveryProgress::default() };
+            let oldest = undelivered(&bus, 3, &progress, (through, &last)).await.unwrap();
+            assert_eq!(oldest, expected.map(Timestamp::from_ms), "{ended:?}");
+        }
+        bus.close().await;
     }
 }

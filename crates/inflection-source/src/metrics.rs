@@ -1,6 +1,6 @@
 //! What the process as a whole counts: which program it is, whether its bus and its configuration are well, how full the bus is.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use inflection_bus::Bus;
 use inflection_telemetry::{BEAT_EVERY, Counter, Gauge, GaugeFamily, Liveness, Registry};
@@ -104,8 +104,7 @@ impl ReloadMetrics {
     pub(crate) fn read(&self, successful: bool) {
         self.successful.set(i64::from(successful));
         if successful {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.success_at.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+            self.success_at.set(crate::admin::now().as_ms() / 1000);
         }
     }
 }
@@ -171,7 +170,7 @@ mod tests {
         let mut page = String::from(
             "# Metrics\n\nGenerated from the program (`INFLECTION_BLESS=1 cargo test -p inflection-source metrics`); do not edit.\n\n\
              `GET /metrics` of every process's admin listener tells them as OpenMetrics text. A process tells those of the stages\n\
-             it runs; the books (`inflection_ledger_*`) are told by every worker of delivery, and `inflection_bus_*` by every\n\
+             it runs; the books (`inflection_ledger_*`) are told by every worker of delivery, and `inflection_bus_store_*` by every\n\
              process, for the whole install: read these with `max`, not `sum`. Dashboards and alerts are in\n\
              `deploy/helm/inflection-source/files`.\n\n\
              | metric | kind | labels | what it is |\n|---|---|---|---|\n",

@@ -115,7 +115,8 @@ impl Stages {
         let mut spawn = |name, stop: CancellationToken, stage: BoxedStage| {
             running.push((name, stop, tasks.spawn(watched(stage, failed.clone()))));
         };
-        let (takes_events, mut held) = (wanted.ingest.is_some(), None);
+        let takes_events = wanted.ingest.is_some();
+        let state_budget = wanted.identity.as_ref().map(|folding| folding.budget.clone());
         if let Some((listener, signature_clock)) = wanted.ingest.take() {
             let stop = CancellationToken::new();
             let (directory, installation) = (directory.clone(), installation.clone());
@@ -125,7 +126,6 @@ impl Stages {
             spawn("ingest", stop, Box::pin(async move { stage.await.context("ingest") }));
         }
         if let Some(Folding { snapshot_every_bytes, budget }) = wanted.identity.take() {
-            held = Some(budget.clone());
             let stop = CancellationToken::new();
             let (shares, member) = wanted.shares("identity", &bus, installation.partitions, stop.clone());
             let (partitions, directory) = (installation.partitions, directory.clone());
@@ -161,7 +161,7 @@ impl Stages {
             delivery: handle,
             books,
             directory,
-            state_budget: held,
+            state_budget,
             takes_events,
             registry,
             readiness: Arc::clone(&readiness),

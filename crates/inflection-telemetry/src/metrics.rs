@@ -62,17 +62,11 @@ pub struct GaugeFamily(Bounded<gauge::Gauge>);
 pub struct Histogram(histogram::Histogram);
 
 /// Series of one metric, as many as its row of the catalogue allows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Bounded<M> {
     family: Family<Labels, M>,
     entry: Option<&'static Entry>,
     series: Arc<AtomicUsize>,
-}
-
-impl<M: Default> Default for Bounded<M> {
-    fn default() -> Self {
-        Self { family: Family::default(), entry: None, series: Arc::default() }
-    }
 }
 
 impl<M: Default + Clone> Bounded<M> {

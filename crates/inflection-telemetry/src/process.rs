@@ -73,25 +73,22 @@ impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for Reading { name, help, kind, read } in &READINGS {
             let Some(value) = read() else { continue };
-            let metric: &dyn EncodeOnce = match kind {
-                Kind::Counter => &ConstCounter::new(value),
-                Kind::Gauge | Kind::Histogram => &ConstGauge::new(value),
-            };
-            metric.encode_as(name, help, &mut encoder)?;
+            match kind {
+                Kind::Counter => tell(&mut encoder, name, help, &ConstCounter::new(value))?,
+                Kind::Gauge | Kind::Histogram => tell(&mut encoder, name, help, &ConstGauge::new(value))?,
+            }
         }
         Ok(())
     }
 }
 
-/// A value as the metric it is.
-trait EncodeOnce {
-    fn encode_as(&self, name: &str, help: &str, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error>;
-}
-
-impl<M: EncodeMetric> EncodeOnce for M {
-    fn encode_as(&self, name: &str, help: &str, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.encode(encoder.encode_descriptor(name, help, None, self.metric_type())?)
-    }
+fn tell(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> Result<(), std::fmt::Error> {
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
 /// A field of `/proc/self/stat`, by its number in proc(5). The name of the program, field 2, may hold anything, so fields are

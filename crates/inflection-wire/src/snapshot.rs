@@ -172,7 +172,7 @@ impl Snapshot {
             return Err(DecodeError::Field("format_version").into());
         }
         let mut state = PartitionState::restore(Timestamp::from_ms(pb.log_time_ms));
-        state.held(Timestamp::from_ms(pb.clock_ms), []);
+        state.clock(Timestamp::from_ms(pb.clock_ms));
         for portion in pb.portions {
             portions::decode(portion, &mut state)?;
         }

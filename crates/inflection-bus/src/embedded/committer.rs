@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{self, Frame};
-use super::index::{Place, Usage};
+use super::index::{Place, RECORD_BYTES_SPARE, Usage};
 use super::pieces::Pieces;
 use super::segment::Segment;
 use super::{EmbeddedConfig, Shared, reader};
@@ -215,7 +215,9 @@ impl Committer {
         let old = index.record(&key).map_or(0, |record| key.len() + record.value.len());
         let bytes = value.as_ref().map_or(0, |value| (key.len() + value.len()).saturating_sub(old));
         let revision = index.next_revision() + round.records;
-        match index.check_record(&key, found, expected, bytes) {
+        let many = key.split_once('.').is_some_and(|(first, _)| first == self.config.many_records);
+        let spare = if many { RECORD_BYTES_SPARE } else { 0 };
+        match index.check_record(spare, found, expected, bytes) {
             Err(error) => {
                 let _caller_left = reply.send(Err(error));
             }

@@ -13,9 +13,7 @@ use crate::{Expected, Log, Record, RecordChange, RecordError, Sequence};
 /// All records together, in bytes. They are repeated at the head of every file, so they must stay small.
 pub(super) const RECORD_BYTES_MAX: usize = 20 * 1024 * 1024;
 /// What of them is left free by records that may be many: without those nothing stands still.
-const RECORD_BYTES_SPARE: usize = 4 * 1024 * 1024;
-/// Begins the keys of such records.
-const MANY_RECORDS: &str = "alias.";
+pub(super) const RECORD_BYTES_SPARE: usize = 4 * 1024 * 1024;
 
 /// Where a payload lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,15 +183,15 @@ impl Index {
         *self.last_revision.borrow() + 1
     }
 
-    /// Whether a write that adds `bytes` (0 for a deletion) may happen, that expects `expected` and finds the revision `found`.
+    /// Whether a write that adds `bytes` (0 for a deletion) and leaves `spare` may happen, that expects `expected` and finds the
+    /// revision `found`.
     pub(super) fn check_record(
         &self,
-        key: &str,
+        spare: usize,
         found: Option<u64>,
         expected: Expected,
         bytes: usize,
     ) -> Result<(), RecordError> {
-        let spare = if key.starts_with(MANY_RECORDS) { RECORD_BYTES_SPARE } else { 0 };
         let bytes_max = RECORD_BYTES_MAX - spare;
         let holds = match expected {
             Expected::Anything => true,

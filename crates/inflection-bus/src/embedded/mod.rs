@@ -50,13 +50,16 @@ pub struct EmbeddedConfig {
     pub disk_bytes_max: u64,
     /// Bytes of one journal file. A test makes it small.
     pub segment_bytes: u64,
+    /// Begins the keys of records that may be many (`x`, of `x.…`): they leave 4 MiB of the records' room to the others. Empty:
+    /// there are none.
+    pub many_records: &'static str,
 }
 
 impl EmbeddedConfig {
     /// A store in `data_dir` with 64 MiB files and no limit but the disk's.
     #[must_use]
     pub fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir, disk_bytes_max: u64::MAX, segment_bytes: 64 * 1024 * 1024 }
+        Self { data_dir, disk_bytes_max: u64::MAX, segment_bytes: 64 * 1024 * 1024, many_records: "" }
     }
 }
 

@@ -24,6 +24,7 @@ const THERE_WAIT: Duration = Duration::from_secs(10);
 const BEHIND_MAX: Duration = Duration::from_secs(30);
 
 /// Follows the records under a prefix.
+#[derive(Debug)]
 pub(crate) struct Watch {
     client: Client,
     prefix: String,
@@ -55,12 +56,6 @@ struct Told {
     revision: Sequence,
     /// Since when leaders have had less.
     behind: Option<Instant>,
-}
-
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").field("prefix", &self.prefix).field("told", &self.told).finish_non_exhaustive()
-    }
 }
 
 impl Client {

@@ -188,7 +188,8 @@ async fn many_records_leave_room_for_the_others() {
     const VALUE_BYTES: usize = 512 * 1024;
     let dir = tempfile::tempdir().unwrap();
     let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
-    let open = || Bus::open_embedded(EmbeddedConfig::new(dir.path().to_owned()));
+    let open =
+        || Bus::open_embedded(EmbeddedConfig { many_records: "alias", ..EmbeddedConfig::new(dir.path().to_owned()) });
     let bus = open().await.unwrap();
     let mut kept = 0;
     let full = loop {

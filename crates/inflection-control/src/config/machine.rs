@@ -37,12 +37,13 @@ fn networks(table: &Table<'_, '_>, key: &'static str) -> Networks {
         table.wrong(&last.span, format!("machine.{key} has more than {}", Networks::COUNT_MAX));
         return Networks::default();
     }
-    for text in texts.iter().filter(|text| Networks::read([text.value]).is_err()) {
-        let message = format!("machine.{key} must be networks like \"203.0.113.0/24\", not {:?}", text.value);
-        table.wrong(&text.span, message);
-    }
-    // What is no network is a mistake already.
-    Networks::read(texts.iter().map(|text| text.value)).unwrap_or_default()
+    Networks::read(texts.iter().map(|text| text.value)).unwrap_or_else(|_one_is_none| {
+        for text in texts.iter().filter(|text| Networks::read([text.value]).is_err()) {
+            let message = format!("machine.{key} must be networks like \"203.0.113.0/24\", not {:?}", text.value);
+            table.wrong(&text.span, message);
+        }
+        Networks::default()
+    })
 }
 
 /// A workspace's choices, in its table `engagement`.

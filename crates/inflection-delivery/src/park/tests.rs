@@ -72,6 +72,16 @@ fn poll(park: &mut Park, may: May) -> Wish {
 }
 
 #[test]
+fn a_log_that_ends_without_calls_is_not_sealed_again() {
+    let mut park = Park::new(2, 0, 0);
+    for (sequence, calls) in [(1, 2), (2, 0)] {
+        assert_eq!(poll(&mut park, DRAIN), Wish::Read(sequence - 1));
+        assert_eq!(park.loaded(park.generation(), sequence, calls), Some(vec![]));
+    }
+    assert_eq!(poll(&mut park, DRAIN), Wish::GoLive(vec![]));
+}
+
+#[test]
 fn a_lane_leaves_memory_in_messages_and_comes_back_in_order() {
     let mut park = Park::new(0, 0, 0);
     assert!(park.is_live());

@@ -9,8 +9,8 @@ use std::path::Path;
 use inflection_domain::{Body, BounceClass, Call, CallKey, CallKind, LinkKind, MachineTimes, OpenSource};
 use serde_json::Value;
 
-use super::tests::{body, call, connection, item, render};
-use super::{Translation, VERSION};
+use super::Translation;
+use super::tests::{VERSION, body, call, connection, item, render};
 
 /// Files and the settings that they show. Unnamed settings have their defaults.
 const CASES: [(&str, &str); 11] = [

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// The version that Segment and the customer see.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub(super) fn connection(settings: &str) -> Connection {
     let text = format!(
         "[[workspaces]]\nid = \"acme\"\n[[workspaces.connections]]\nid = \"prod\"\nwrite_key = {{ value = \"k\" }}\n{settings}"

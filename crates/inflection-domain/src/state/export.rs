@@ -97,9 +97,13 @@ impl Restore {
         self.0.tombstones.extend(tombstones);
     }
 
-    /// Sets the clock of holds, and adds held clicks by the number of their arrival.
-    pub fn held(&mut self, clock: Timestamp, clicks: impl IntoIterator<Item = (u64, HeldClick)>) {
+    /// Sets the clock that holds are measured by.
+    pub fn clock(&mut self, clock: Timestamp) {
         self.0.tick(clock);
+    }
+
+    /// Adds held clicks by the number of their arrival.
+    pub fn held(&mut self, clicks: impl IntoIterator<Item = (u64, HeldClick)>) {
         clicks.into_iter().for_each(|(number, click)| self.0.held.put(number, click));
     }
 

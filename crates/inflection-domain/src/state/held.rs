@@ -11,7 +11,7 @@ const NUMBER_CHANGE_BYTES: usize = 10;
 /// A click that waits for what comes after it, so that it can be judged with it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HeldClick {
-    /// When log time lets it go.
+    /// When the clock lets it go ([`PartitionState::tick`](super::PartitionState::tick)).
     pub until: Timestamp,
     /// Whether it is part of a burst.
     pub burst: bool,
@@ -39,7 +39,7 @@ impl HeldClick {
 /// burst.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct RecentClicks {
-    /// Log time of the last click.
+    /// The clock at the last click that was noted.
     pub touched: Timestamp,
     /// Link and time, no link twice.
     pub links: Vec<(u64, i64)>,
@@ -188,7 +188,7 @@ impl PartitionState {
     pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// Mails whose last links are remembered, the ones clicked last.
     pub const RECENT_MAX: usize = 4096;
-    /// How long the last links of a mail are remembered, in milliseconds of log time: longer than the reports of one
+    /// How long the last links of a mail are remembered, in milliseconds of receive time: longer than the reports of one
     /// burst lie apart.
     pub const RECENT_MS: i64 = 10 * 60 * 1000;
 

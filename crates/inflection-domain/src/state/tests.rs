@@ -223,7 +223,8 @@ fn rebuilt(state: &PartitionState) -> PartitionState {
     restore.persons(state.persons().map(|(key, person)| (key, person.clone())));
     restore.deliveries(state.deliveries());
     restore.tombstones(state.tombstones());
-    restore.held(state.clock(), state.held_clicks().map(|(number, click)| (number, click.clone())));
+    restore.clock(state.clock());
+    restore.held(state.held_clicks().map(|(number, click)| (number, click.clone())));
     restore.recent(state.recent_clicks().map(|(mail, recent)| (mail, recent.clone())));
     restore.finish()
 }

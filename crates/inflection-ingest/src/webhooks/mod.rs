@@ -41,8 +41,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use inflection_bus::AppendError;
 use inflection_control::{AuthFailure, Certificate, Provider, Webhook, Workspace};
-use inflection_domain::{Timestamp, WorkspaceId};
-use ring::digest::{SHA256, digest};
+use inflection_domain::Timestamp;
 use tokio::time::Instant;
 
 use self::adapter::{Adapter, Delivery, Events, Parsed, Proof, adapter, invalid};
@@ -51,6 +50,7 @@ pub(crate) use self::once::Tokens;
 use crate::answer::{Code, Refusal};
 use crate::fact::Context;
 use crate::limits::{Sender, Source};
+use crate::priority::Priority;
 use crate::senders::Senders;
 use crate::service::{STORE_WAIT, Service};
 use crate::trace::RequestTrace;
@@ -86,45 +86,33 @@ impl SignatureClock {
 /// One configured webhook.
 #[derive(Debug)]
 struct Hook {
-    workspace: WorkspaceId,
+    sender: Sender,
     webhook: Webhook,
     adapter: &'static Adapter,
 }
 
-/// All webhooks, by provider and the hash of their token.
+/// All webhooks, by what a request shows to be let in.
 #[derive(Debug, Default)]
-pub(crate) struct Webhooks(HashMap<(Provider, [u8; 32]), Hook>);
+pub(crate) struct Webhooks(HashMap<Source, Hook>);
 
 impl Webhooks {
     pub(crate) fn of(workspaces: &[Workspace]) -> Self {
         let hooks =
             workspaces.iter().flat_map(|workspace| workspace.webhooks.iter().map(move |hook| (workspace, hook)));
         let entry = |(workspace, webhook): (&Workspace, &Webhook)| {
-            let hook =
-                Hook { workspace: workspace.id.clone(), webhook: webhook.clone(), adapter: adapter(webhook.provider) };
-            ((webhook.provider, token_hash(webhook.token.expose())), hook)
+            let source = Source::webhook(webhook.provider, webhook.token.expose());
+            let sender = Sender { workspace: workspace.id.clone(), source };
+            (source, Hook { sender, webhook: webhook.clone(), adapter: adapter(webhook.provider) })
         };
         Self(hooks.map(entry).collect())
     }
 
     fn find(&self, provider: Provider, token: &str) -> Option<&Hook> {
-        self.0.get(&(provider, token_hash(token)))
+        self.0.get(&Source::webhook(provider, token))
     }
-}
-
-/// What a token is known by, so that it may be kept where the token may not.
-pub(crate) fn token_hash(token: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-    hash
 }
 
 impl Hook {
-    fn sender(&self) -> Sender {
-        let source = Source::Webhook(self.webhook.provider, token_hash(self.webhook.token.expose()));
-        Sender { workspace: self.workspace.clone(), source }
-    }
-
     /// What is answered to a request whose proof is wrong. Who sends credentials only after having been asked for them is
     /// asked: coming again unasked would not help.
     fn doubt(&self, refusal: Refusal, headers: &HeaderMap) -> Refusal {
@@ -199,8 +187,8 @@ impl Service {
             return Err(claimed.err().unwrap_or_else(invalid));
         };
         claimed.map_err(|refusal| hook.doubt(refusal, headers))?;
-        let body = self.admit_request(&senders, &hook.sender(), headers, body).await?;
-        let in_hand = self.reserve_webhook(Some(&hook.workspace), room)?;
+        let body = self.admit_request(&senders, &hook.sender, headers, body).await?;
+        let in_hand = self.reserve_webhook(Some(&hook.sender.workspace), room)?;
         let body = self.read(body, BODY_BYTES_MAX, gzip).await?;
         let mut delivery = Delivery {
             webhook: &hook.webhook,
@@ -235,23 +223,23 @@ impl Service {
         in_hand: InHand,
         trace: &mut RequestTrace,
     ) -> Result<(), Refusal> {
-        let _facts_in_hand = self.reserve_webhook(Some(&hook.workspace), events.len() * FACT_BYTES)?;
-        let machine = senders.machine(&hook.workspace);
-        let context = Context { workspace: &hook.workspace, key: &self.installation, now: now(), machine };
+        let _facts_in_hand = self.reserve_webhook(Some(&hook.sender.workspace), events.len() * FACT_BYTES)?;
+        let machine = senders.machine(&hook.sender.workspace);
+        let context = Context { workspace: &hook.sender.workspace, key: &self.installation, now: now(), machine };
         let mut parsed = hook.adapter.parse(events, delivery, context);
-        self.admit_events(senders, &hook.sender(), parsed.facts.len())?;
+        self.admit_events(senders, &hook.sender, parsed.facts.len())?;
         if let Some(url) = parsed.confirm.take() {
             self.amazon.confirm(url).await.map_err(|error| unreachable(&error))?;
-            tracing::info!(workspace = %hook.workspace, "a subscription to a topic of SNS is confirmed");
+            tracing::info!(workspace = %hook.sender.workspace, "a subscription to a topic of SNS is confirmed");
         }
         // Over both: a provider waits for its answer once.
         let by = Instant::now() + STORE_WAIT;
-        self.store(&mut parsed.facts, in_hand, trace).await?;
+        self.store(&mut parsed.facts, in_hand, trace, Priority::Live).await?;
         self.keep_rejected(hook, &mut parsed, by).await;
         for (name, count) in &parsed.ignored {
             self.metrics.unmapped.with(&[("provider", hook.webhook.provider.name()), ("type", name)]).add(*count);
         }
-        self.metrics.accepted.with(&[("workspace", hook.workspace.as_str())]).add(parsed.facts.len() as u64);
+        self.metrics.accepted.with(&[("workspace", hook.sender.workspace.as_str())]).add(parsed.facts.len() as u64);
         Ok(())
     }
 
@@ -262,7 +250,7 @@ impl Service {
             self.metrics.unmapped.with(&[("provider", provider.name()), ("type", "empty")]).add(1);
             return Ok(());
         }
-        match unparsed::keep(&self.bus, &hook.workspace, provider, body, Instant::now() + STORE_WAIT).await {
+        match unparsed::keep(&self.bus, &hook.sender.workspace, provider, body, Instant::now() + STORE_WAIT).await {
             Ok(()) => {}
             Err(AppendError::Unavailable(_)) => {
                 let message = "the request cannot be stored now";
@@ -270,9 +258,9 @@ impl Service {
             }
             Err(error) => self.cannot_keep(hook, &error),
         }
-        self.rejected.add(&hook.workspace, 1);
+        self.rejected.add(&hook.sender.workspace, 1);
         self.metrics.reject(Code::BadJson, 1);
-        tracing::error!(workspace = %hook.workspace, %provider, bytes = body.len(),
+        tracing::error!(workspace = %hook.sender.workspace, %provider, bytes = body.len(),
             "a genuine webhook request cannot be read; it goes to the log unparsed.<workspace>.<provider>");
         Ok(())
     }
@@ -291,22 +279,22 @@ impl Service {
     async fn keep_rejected(&self, hook: &Hook, parsed: &mut Parsed, by: Instant) {
         let Some(first) = parsed.rejected.first() else { return };
         let kept = std::mem::take(&mut parsed.kept).into();
-        if let Err(error) = unparsed::keep(&self.bus, &hook.workspace, hook.webhook.provider, &kept, by).await {
+        if let Err(error) = unparsed::keep(&self.bus, &hook.sender.workspace, hook.webhook.provider, &kept, by).await {
             self.cannot_keep(hook, &error);
         }
-        self.rejected.add(&hook.workspace, parsed.rejected.len());
+        self.rejected.add(&hook.sender.workspace, parsed.rejected.len());
         for why in &parsed.rejected {
             self.metrics.reject(why.code, 1);
         }
         let (events, code) = (parsed.rejected.len(), first.code.name());
-        tracing::warn!(workspace = %hook.workspace, provider = %hook.webhook.provider, events, code,
+        tracing::warn!(workspace = %hook.sender.workspace, provider = %hook.webhook.provider, events, code,
             "events of a webhook cannot be taken; they go to the log unparsed.<workspace>.<provider>");
     }
 
     fn cannot_keep(&self, hook: &Hook, error: &AppendError) {
         let provider = hook.webhook.provider;
         self.metrics.unkept.with(&[("provider", provider.name())]).add(1);
-        tracing::warn!(workspace = %hook.workspace, %provider, %error, "what a webhook refuses could not be kept");
+        tracing::warn!(workspace = %hook.sender.workspace, %provider, %error, "what a webhook refuses could not be kept");
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use inflection_bus::Log;
 use inflection_control::Secret;
+use inflection_domain::WorkspaceId;
 
 use super::testing::webhook;
 use super::*;

@@ -26,7 +26,7 @@ fn path(args: &ConnectionArgs, action: &str) -> String {
 }
 
 async fn list(admin: &AdminArgs) -> anyhow::Result<()> {
-    let answer = look::client(admin)?.get("/v1/connections").await?;
+    let answer = look::client(&admin.listener)?.get("/v1/connections").await?;
     if admin.json {
         say(&answer.to_string());
         return Ok(());
@@ -53,20 +53,20 @@ fn line(connection: &Value) -> String {
 }
 
 async fn show(args: &ConnectionArgs) -> anyhow::Result<()> {
-    let connection = look::client(&args.admin)?.get(&path(args, "")).await?;
+    let connection = look::client(&args.admin.listener)?.get(&path(args, "")).await?;
     say(&if args.admin.json { connection.to_string() } else { serde_json::to_string_pretty(&connection)? });
     Ok(())
 }
 
 async fn tell(args: &ConnectionArgs, action: &str, done: &str) -> anyhow::Result<()> {
-    let answer = look::client(&args.admin)?.post(&path(args, &format!("/{action}")), &json!({})).await?;
+    let answer = look::client(&args.admin.listener)?.post(&path(args, &format!("/{action}")), &json!({})).await?;
     say(&if args.admin.json { answer.to_string() } else { format!("{} is {done}", args.id) });
     Ok(())
 }
 
 /// Says what was shown and what was not; something that was shown to be wrong is exit code 2.
 async fn test(args: &ConnectionArgs) -> Result<End, Failure> {
-    let answer = look::client(&args.admin)?.post(&path(args, "/test"), &json!({})).await?;
+    let answer = look::client(&args.admin.listener)?.post(&path(args, "/test"), &json!({})).await?;
     let levels = answer.get("levels").and_then(Value::as_array).context("the answer has no levels")?;
     let shown = |level: &Value| level.get("shown").and_then(Value::as_bool);
     if args.admin.json {

@@ -58,7 +58,7 @@ async fn letters(args: &LookArgs, filter: &Filter) -> anyhow::Result<Value> {
     .into_iter()
     .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", escape(value))))
     .collect();
-    look::admin(args)?.get(&format!("/v1/dead-letters?{}", query.join("&"))).await
+    look::client(&args.listener)?.get(&format!("/v1/dead-letters?{}", query.join("&"))).await
 }
 
 async fn list(args: LetterFilterArgs) -> Result<(), Failure> {
@@ -108,7 +108,7 @@ async fn change(args: LettersArgs, path: &str) -> Result<(), Failure> {
     let Filter { workspace, connection, reason, since, until, .. } = filter(&args.filter)?;
     let chosen =
         Chosen { workspace, connection, reason, since, until, message_ids: args.message_ids.clone(), all: args.all };
-    let answer = look::admin(look)?.post(path, &chosen).await?;
+    let answer = look::client(&look.listener)?.post(path, &chosen).await?;
     if look.bus.json {
         say(&answer.to_string());
         return Ok(());

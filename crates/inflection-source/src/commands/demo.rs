@@ -51,7 +51,11 @@ pub(crate) async fn run(args: DemoArgs) -> Result<End, Failure> {
     let admin = admin_listener.local_addr().context("the admin listener has no address")?;
     let flags = standalone_args(data.path(), sandbox_address);
     let config = settings::standalone(&flags)?;
-    let bus = Bus::open_embedded(EmbeddedConfig::new(data.path().to_path_buf())).await.context("the embedded bus")?;
+    let embedded = EmbeddedConfig {
+        many_records: inflection_wire::ALIAS_RECORDS,
+        ..EmbeddedConfig::new(data.path().to_path_buf())
+    };
+    let bus = Bus::open_embedded(embedded).await.context("the embedded bus")?;
     let partitions = PartitionCount::new(16);
     let installation = install::load(&bus, &config.installation, partitions).await?;
     let (sending, identity) = (settings::sending(&flags.sending), Some(settings::folding(&flags.folding)));

@@ -17,7 +17,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<End, Failure> {
         }
         None => {
             let path = format!("/v1/explain/{}?addresses={}", look::escape(&args.id), args.addresses);
-            let answer = look::admin(&args.look)?.get(&path).await?;
+            let answer = look::client(&args.look.listener)?.get(&path).await?;
             serde_json::from_value::<Explanation>(answer).context("the answer is no explanation")?
         }
     };

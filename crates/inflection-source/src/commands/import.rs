@@ -29,7 +29,7 @@ use self::mapping::Mapping;
 use self::progress::Progress;
 use self::report::{FileEnd, Rejects, Summary};
 use self::send::Sender;
-use self::source::{Ahead, Prepared, Source};
+use self::source::{Prepared, Source};
 use self::state::{Counts, State, beside};
 use crate::cli::ImportArgs;
 use crate::commands::say;
@@ -167,31 +167,22 @@ impl Import<'_> {
     ) -> Result<(), Failure> {
         let progress = Progress::new(source.fingerprint.as_ref().map(|print| print.bytes), source.bytes_read());
         let limits = self.limits();
-        let mut ahead = source.start(limits, true);
+        let mut reading = source.start(path, limits, true);
         let mut run = Counts::default();
-        let outcome = loop {
-            match ahead.recv().await {
-                Some(Ahead::Prepared(prepared)) => {
-                    if let Some(pace) = pace.as_deref_mut() {
-                        pace.wait(prepared.batch.events.len()).await;
-                    }
-                    let bytes_read = prepared.bytes_read;
-                    let counts = match self.send_batch(path, prepared, sender, &progress, state).await {
-                        Ok(counts) => counts,
-                        Err(error) => break Err(error),
-                    };
-                    run.add(counts);
-                    save(state, state_path)?;
-                    progress.advance(bytes_read, run);
+        let outcome: anyhow::Result<()> = async {
+            while let Some(prepared) = reading.next().await? {
+                if let Some(pace) = pace.as_deref_mut() {
+                    pace.wait(prepared.batch.events.len()).await;
                 }
-                Some(Ahead::End(Ok(()))) => {
-                    state.done = true;
-                    break save(state, state_path);
-                }
-                Some(Ahead::End(Err(error))) => break Err(broken(path, error, state.position.lines)),
-                None => break Err(anyhow!("reading {} has ended early", path.display())),
+                let bytes_read = prepared.bytes_read;
+                run.add(self.send_batch(path, prepared, sender, &progress, state).await?);
+                save(state, state_path)?;
+                progress.advance(bytes_read, run);
             }
-        };
+            state.done = true;
+            save(state, state_path)
+        }
+        .await;
         progress.end();
         self.summary.counts.add(run);
         Ok(outcome?)
@@ -226,32 +217,24 @@ impl Import<'_> {
         for path in &self.args.files {
             let source = self.open(path)?;
             let progress = Progress::new(source.fingerprint.as_ref().map(|print| print.bytes), 0);
-            let (mut ahead, mut run) = (source.start(self.limits(), false), Counts::default());
-            let mut outcome = Err(anyhow!("reading {} has ended early", path.display()));
-            while let Some(item) = ahead.recv().await {
-                let Prepared { mut batch, bytes_read, .. } = match item {
-                    Ahead::Prepared(prepared) => prepared,
-                    Ahead::End(Ok(())) => {
-                        outcome = Ok(());
-                        break;
+            let (mut reading, mut run) = (source.start(path, self.limits(), false), Counts::default());
+            let outcome: anyhow::Result<()> = async {
+                while let Some(Prepared { mut batch, bytes_read, .. }) = reading.next().await? {
+                    let (read, mut refused) = (batch.read(), std::mem::take(&mut batch.refused));
+                    for index in 0..batch.events.len() {
+                        match check.check(batch.events.event(index)) {
+                            Ok(kind) => *self.summary.types.entry(kind).or_default() += 1,
+                            Err(why) => refused.push(batch.events.refused(index, why.code, &why.message)),
+                        }
                     }
-                    Ahead::End(Err(error)) => {
-                        outcome = Err(broken(path, error, run.read));
-                        break;
-                    }
-                };
-                let (read, mut refused) = (batch.read(), std::mem::take(&mut batch.refused));
-                for index in 0..batch.events.len() {
-                    match check.check(batch.events.event(index)) {
-                        Ok(kind) => *self.summary.types.entry(kind).or_default() += 1,
-                        Err(why) => refused.push(batch.events.refused(index, why.code, &why.message)),
-                    }
+                    self.refuse(path, &mut refused)?;
+                    let rejected = refused.len() as u64;
+                    run.add(Counts { read, accepted: read - rejected, rejected });
+                    progress.advance(bytes_read, run);
                 }
-                self.refuse(path, &mut refused)?;
-                let rejected = refused.len() as u64;
-                run.add(Counts { read, accepted: read - rejected, rejected });
-                progress.advance(bytes_read, run);
+                Ok(())
             }
+            .await;
             progress.end();
             self.summary.counts.add(run);
             let (file, done) = (path.display().to_string(), outcome.is_ok());
@@ -291,10 +274,6 @@ fn save(state: &State, path: Option<&Path>) -> anyhow::Result<()> {
         Some(path) => state.save(path).with_context(|| format!("{} cannot be written", path.display())),
         None => Ok(()),
     }
-}
-
-fn broken(path: &Path, error: std::io::Error, lines: u64) -> anyhow::Error {
-    anyhow::Error::new(error).context(format!("{} cannot be read further than line {lines}", path.display()))
 }
 
 /// A rate that requests keep to.

@@ -16,7 +16,7 @@ pub(crate) async fn run(args: LedgerArgs) -> Result<End, Failure> {
             ledger
         }
         None => {
-            let answer = look::admin(&args.look)?.get("/v1/ledger").await?;
+            let answer = look::client(&args.look.listener)?.get("/v1/ledger").await?;
             serde_json::from_value::<Ledger>(answer).context("the answer is no ledger")?
         }
     };

@@ -1,6 +1,5 @@
 //! Looking into an install: through its admin listener, or at the bus itself.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -11,7 +10,7 @@ use inflection_wire::Installation;
 use serde_json::Value;
 
 use crate::admin::keys;
-use crate::cli::{AdminArgs, BusArgs, LookArgs};
+use crate::cli::{AdminListenerArgs, BusArgs};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -99,14 +98,7 @@ pub(crate) fn escape(text: &str) -> String {
 }
 
 /// The admin listener of a running install.
-pub(crate) fn client(args: &AdminArgs) -> anyhow::Result<AdminClient> {
-    asking(&args.admin_url, args.admin_key.as_deref(), args.admin_key_file.as_deref())
-}
-
-pub(crate) fn admin(args: &LookArgs) -> anyhow::Result<AdminClient> {
-    asking(&args.admin_url, args.admin_key.as_deref(), args.admin_key_file.as_deref())
-}
-
-fn asking(url: &str, key: Option<&str>, file: Option<&Path>) -> anyhow::Result<AdminClient> {
-    AdminClient::new(url, keys::first(key, file)?.as_deref())
+pub(crate) fn client(args: &AdminListenerArgs) -> anyhow::Result<AdminClient> {
+    let key = keys::first(args.admin_key.as_deref(), args.admin_key_file.as_deref())?;
+    AdminClient::new(&args.admin_url, key.as_deref())
 }

@@ -26,7 +26,7 @@ fn text<'v>(value: &'v Value, name: &str) -> &'v str {
 async fn tell(args: PersonArgs, action: &str) -> Result<End, Failure> {
     let PersonArgs { workspace, whom, admin } = args;
     let named = Named { workspace, person_id: whom.person_id, user_id: whom.user_id, email: whom.email };
-    let answer = look::client(&admin)?.post(&format!("/v1/persons/{action}"), &named).await?;
+    let answer = look::client(&admin.listener)?.post(&format!("/v1/persons/{action}"), &named).await?;
     let in_force = answer.get("in_force").and_then(Value::as_bool).unwrap_or(false);
     if admin.json {
         say(&answer.to_string());
@@ -45,7 +45,7 @@ async fn tell(args: PersonArgs, action: &str) -> Result<End, Failure> {
 }
 
 async fn list(admin: &AdminArgs) -> Result<End, Failure> {
-    let answer = look::client(admin)?.get("/v1/persons").await?;
+    let answer = look::client(&admin.listener)?.get("/v1/persons").await?;
     if admin.json {
         say(&answer.to_string());
         return Ok(End::Done);

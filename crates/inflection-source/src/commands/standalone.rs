@@ -21,6 +21,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<End, Failure> {
     let traces = (settings::traces()?, "inflection-standalone");
     let data_dir = args.data_dir.clone().or_else(|| config.bus.data_dir.clone()).context("checked by settings")?;
     let mut embedded = EmbeddedConfig::new(data_dir.clone());
+    embedded.many_records = inflection_wire::ALIAS_RECORDS;
     embedded.disk_bytes_max = config.bus.disk_bytes_max.unwrap_or(embedded.disk_bytes_max);
     let listener = bind("--listen", args.listen.listen).await?;
     let admin_listener = bind("--admin-listen", args.listen.admin_listen).await?;

@@ -12,6 +12,7 @@ use super::Fate;
 use super::calls::CallOn;
 use super::find::Place;
 use super::pass::Pass;
+use crate::decided::intact;
 
 const LEFT_OUT: &str = "the connection's settings leave it out";
 const BEFORE: &str = "it was decided before the connection existed";
@@ -85,8 +86,7 @@ impl Delivered {
         let mut pass = Pass::to_end(bus, &log, released).await.context("the parked calls cannot be read")?;
         while let Some(messages) = pass.next().await.context("the parked calls cannot be read")? {
             for Message { sequence, payload } in messages {
-                let batch =
-                    ParkedBatch::decode(payload).with_context(|| format!("message {sequence} of {log} is damaged"))?;
+                let batch = intact(&log, sequence, ParkedBatch::decode(payload))?;
                 self.parked.extend(batch.calls.iter().map(|call| call.id).filter(|id| ids.contains(id)));
             }
         }
@@ -103,9 +103,7 @@ impl Delivered {
         let mut pass = Pass::to_end(bus, &log, 0).await.context("the dead letters cannot be read")?;
         while let Some(messages) = pass.next().await.context("the dead letters cannot be read")? {
             for Message { sequence, payload } in messages {
-                let entry = DeadLetterEntry::decode(payload)
-                    .with_context(|| format!("message {sequence} of {log} is damaged"))?;
-                self.enter(entry.outcome, names);
+                self.enter(intact(&log, sequence, DeadLetterEntry::decode(payload))?.outcome, names);
             }
         }
         whole(&pass, &log)

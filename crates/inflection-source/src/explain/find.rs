@@ -12,14 +12,12 @@ use inflection_domain::{
     PersonId, Timestamp, WorkspaceId,
 };
 use inflection_telemetry::TraceContext;
-use inflection_wire::{
-    CallPosition, CarriedTrace, Decided, DecisionBatch, DecodeError, Event, EventBatch, decode_body,
-};
+use inflection_wire::{CallPosition, CarriedTrace, Decided, DecisionBatch, Event, EventBatch, decode_body};
 use memchr::memmem::Finder;
 
 use super::EVENTS_MAX;
 use super::pass::Pass;
-use crate::decided::decided;
+use crate::decided::{decided, intact};
 
 /// Most copies of events that are noted in one partition while they wait for identity.
 const WAITING_MAX: usize = 10_000;
@@ -99,6 +97,18 @@ impl Place {
 }
 
 impl Found {
+    /// An event of which nothing is known but how far it has come.
+    fn new(
+        workspace: WorkspaceId,
+        event_id: EventId,
+        (partition, sequence): (u16, Sequence),
+        received_at: Timestamp,
+        hop: Hop,
+    ) -> Self {
+        let (repeats_waiting, trace_id, at_once) = (0, None, None);
+        Self { event_id, workspace, partition, sequence, received_at, repeats_waiting, trace_id, at_once, hop }
+    }
+
     fn is(&self, workspace: &WorkspaceId, event_id: &EventId) -> bool {
         self.workspace == *workspace && self.event_id == *event_id
     }
@@ -196,10 +206,6 @@ async fn end_of(bus: &Bus, decisions: &Log) -> anyhow::Result<(Sequence, Consume
     Ok((sequence, Consumed { through: batch.consumed_through, events: batch.consumed_events }))
 }
 
-fn decode<T>(log: &Log, sequence: Sequence, decoded: Result<T, DecodeError>) -> anyhow::Result<T> {
-    decoded.with_context(|| format!("message {sequence} of {log} is damaged"))
-}
-
 /// What is looked for.
 #[derive(Debug)]
 pub(super) struct Wanted<'w> {
@@ -287,7 +293,7 @@ impl<'w> Wanted<'w> {
     fn found_in(&self, batch: &DecisionBatch, partition: u16, sequence: Sequence) -> Vec<Found> {
         let mut found: Vec<Found> = Vec::new();
         let mut calls: BTreeMap<&WorkspaceId, u32> = BTreeMap::new();
-        let (received_at, repeats_waiting) = (batch.received_at, 0);
+        let received_at = batch.received_at;
         for decided in &batch.decisions {
             let own = calls.entry(&decided.workspace).or_default();
             let in_message = *own;
@@ -305,24 +311,13 @@ impl<'w> Wanted<'w> {
                 earlier.decide(event);
                 continue;
             }
-            let (hop, at_once) = (Hop::Decided(event), None);
-            found.push(Found {
-                event_id,
-                workspace,
-                partition,
-                sequence,
-                received_at,
-                repeats_waiting,
-                trace_id,
-                at_once,
-                hop,
-            });
+            let decided = Found::new(workspace, event_id, (partition, sequence), received_at, Hop::Decided(event));
+            found.push(Found { trace_id, ..decided });
         }
         found.iter_mut().for_each(|found| found.hold(&batch.changes.held));
         let Some(event_id) = &self.event else { return found };
         for EventKey { workspace, key, .. } in &self.keys {
-            let told = found.iter().any(|found| found.is(workspace, event_id));
-            if told {
+            if found.iter().any(|found| found.is(workspace, event_id)) {
                 continue;
             }
             // A held click stands here when it comes.
@@ -332,23 +327,11 @@ impl<'w> Wanted<'w> {
                 Some((number, click, person)) => {
                     Hop::Waiting { occurred_at: click.head.occurred_at, person, held: Some(number) }
                 }
-                None => Hop::Silent,
+                None if batch.changes.seen.contains(key) => Hop::Silent,
+                None => continue,
             };
-            if batch.changes.seen.contains(key) || matches!(hop, Hop::Waiting { .. }) {
-                let (event_id, workspace) = (event_id.clone(), workspace.clone());
-                let (trace_id, at_once) = (None, None);
-                found.push(Found {
-                    event_id,
-                    workspace,
-                    partition,
-                    sequence,
-                    received_at,
-                    repeats_waiting,
-                    trace_id,
-                    at_once,
-                    hop,
-                });
-            }
+            let place = (partition, sequence);
+            found.push(Found::new(workspace.clone(), event_id.clone(), place, received_at, hop));
         }
         found
     }
@@ -507,7 +490,7 @@ impl<'s> Search<'s> {
                 if !self.wanted.may_be_in(&payload) && !newest.iter().any(Found::is_held) {
                     continue;
                 }
-                let batch = decode(log, sequence, DecisionBatch::decode(&payload))?;
+                let batch = intact(log, sequence, DecisionBatch::decode(&payload))?;
                 for mut found in self.wanted.found_in(&batch, partition, sequence) {
                     found.take_repeats(waiting);
                     // What was held is told by what became of it.
@@ -538,18 +521,8 @@ fn undecided(waiting: Vec<Waiting>, partition: u16) -> Vec<Found> {
             continue;
         }
         let hop = Hop::Waiting { occurred_at, person, held: None };
-        let (repeats_waiting, at_once) = (0, None);
-        first.push(Found {
-            event_id,
-            workspace,
-            partition,
-            sequence,
-            received_at,
-            repeats_waiting,
-            trace_id,
-            at_once,
-            hop,
-        });
+        let waiting = Found::new(workspace, event_id, (partition, sequence), received_at, hop);
+        first.push(Found { trace_id, ..waiting });
     }
     first
 }

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 
+use opentelemetry::trace::{SpanId, TraceId};
+
 /// A span of a sampled trace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
-    trace: [u8; 16],
-    span: [u8; 8],
+    pub(super) trace: TraceId,
+    pub(super) span: SpanId,
 }
 
 /// What a caller says of its own trace (W3C Trace Context, the header `traceparent`).
@@ -26,52 +28,47 @@ impl TraceContext {
     /// A new trace.
     #[must_use]
     pub fn root() -> Self {
-        let [a, b] = [random(), random()].map(u64::to_be_bytes);
-        let mut trace = [0; 16];
-        trace.iter_mut().zip(a.into_iter().chain(b)).for_each(|(to, from)| *to = from);
-        Self { trace, span: random().to_be_bytes() }
+        let trace = u128::from(random()) << 64 | u128::from(random());
+        Self { trace: trace.into(), span: random().into() }
     }
 
     /// A new span of the same trace.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { span: random().to_be_bytes(), ..*self }
+        Self { span: random().into(), ..*self }
     }
 
     /// As it is written in a message.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        bytes.iter_mut().zip(self.trace.into_iter().chain(self.span)).for_each(|(to, from)| *to = from);
+        bytes
+            .iter_mut()
+            .zip(self.trace.to_bytes().into_iter().chain(self.span.to_bytes()))
+            .for_each(|(to, from)| *to = from);
         bytes
     }
 
     /// The inverse of [`TraceContext::to_bytes`]; `None` when trace or span is zero, which is no id.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Option<Self> {
-        let (trace, span) = (bytes.first_chunk::<16>()?, bytes.last_chunk::<8>()?);
-        let valid = trace.iter().any(|byte| *byte != 0) && span.iter().any(|byte| *byte != 0);
-        valid.then_some(Self { trace: *trace, span: *span })
+        Self::valid(TraceId::from_bytes(*bytes.first_chunk()?), SpanId::from_bytes(*bytes.last_chunk()?))
     }
 
     /// The trace's id, as dashboards show it: 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> String {
-        hex(&self.trace)
+        self.trace.to_string()
     }
 
-    pub(super) fn trace_bytes(&self) -> [u8; 16] {
-        self.trace
-    }
-
-    pub(super) fn span_bytes(&self) -> [u8; 8] {
-        self.span
+    fn valid(trace: TraceId, span: SpanId) -> Option<Self> {
+        (trace != TraceId::INVALID && span != SpanId::INVALID).then_some(Self { trace, span })
     }
 }
 
 impl fmt::Debug for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", hex(&self.trace), hex(&self.span))
+        write!(f, "{}-{}", self.trace, self.span)
     }
 }
 
@@ -87,22 +84,17 @@ impl TraceParent {
         if version == 0xff || (version == 0 && parts.next().is_some()) {
             return None;
         }
-        let (trace, span, [flags]) = (unhex::<16>(trace)?, unhex::<8>(span)?, unhex::<1>(flags)?);
-        let context = TraceContext::from_bytes(&TraceContext { trace, span }.to_bytes())?;
+        let (trace, span, [flags]) =
+            (TraceId::from_bytes(unhex(trace)?), SpanId::from_bytes(unhex(span)?), unhex(flags)?);
+        let context = TraceContext::valid(trace, span)?;
         Some(Self { context, sampled: flags & 1 == 1 })
     }
 }
 
 /// 64 random bits, never 0: keyed hashes under keys that the system's randomness gives each thread. Ids must differ, and need
 /// not be secret.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().hash_one("trace ids").max(1)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Exactly so many bytes; only lower-case digits, as the specification asks.

@@ -1,6 +1,5 @@
 //! Which events are traced.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 /// Most events of one request that are traced: one request must not fill the queue of spans.
@@ -75,7 +74,7 @@ fn gap(ratio: f64, chance: f64) -> u64 {
 
 /// A number from 0 up to, and without, 1.
 fn chance() -> f64 {
-    let random = RandomState::new().hash_one("sampling") >> 32;
+    let random = super::context::random() >> 32;
     u32::try_from(random).map_or(0.5, |random| f64::from(random) / (f64::from(u32::MAX) + 1.0))
 }
 

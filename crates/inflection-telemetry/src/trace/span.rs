@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
@@ -45,7 +45,7 @@ impl Span {
     ) -> Self {
         Self(SpanData {
             span_context: span_context(context, false),
-            parent_span_id: parent.map_or(SpanId::INVALID, |parent| SpanId::from_bytes(parent.span_bytes())),
+            parent_span_id: parent.map_or(SpanId::INVALID, |parent| parent.span),
             // Parents of consumers and servers are in the process before.
             parent_span_is_remote: parent.is_some() && matches!(kind, Kind::Server | Kind::Consumer),
             span_kind: match kind {
@@ -105,8 +105,7 @@ impl Span {
 }
 
 fn span_context(context: TraceContext, is_remote: bool) -> SpanContext {
-    let (trace, span) = (TraceId::from_bytes(context.trace_bytes()), SpanId::from_bytes(context.span_bytes()));
-    SpanContext::new(trace, span, TraceFlags::SAMPLED, is_remote, TraceState::NONE)
+    SpanContext::new(context.trace, context.span, TraceFlags::SAMPLED, is_remote, TraceState::NONE)
 }
 
 impl From<&'static str> for Attribute {
@@ -163,7 +162,7 @@ mod tests {
             .ended(began + Duration::from_secs(1));
         let data = span.clone().into_data();
         assert_eq!(data.span_context.trace_id().to_string(), parent.trace_id());
-        assert_eq!(data.parent_span_id.to_bytes(), parent.span_bytes());
+        assert_eq!(data.parent_span_id, parent.span);
         assert!(data.parent_span_is_remote && data.span_context.is_sampled());
         assert_eq!(data.end_time, began + Duration::from_secs(1));
         assert_eq!(data.status, Status::error("timeout"));

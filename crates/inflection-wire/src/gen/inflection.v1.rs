@@ -104,7 +104,7 @@ pub struct Event {
     /// Whether its time counts as evidence.
     #[prost(bool, tag = "19")]
     pub timed: bool,
-    /// How long a click is held in log time, to be judged with those that come after it. 0: not at all.
+    /// How long a click is held, by receive times, to be judged with those that come after it. 0: not at all.
     #[prost(uint32, tag = "20")]
     pub hold_ms: u32,
     /// Of a traced event: 16 bytes of the trace's id and 8 of the span that stored it (W3C Trace Context). Empty when the event

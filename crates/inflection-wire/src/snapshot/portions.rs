@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use inflection_domain::{
-    BounceClass, Delivery, Hash128, PartitionState, Person, Restore, Timestamp, Tombstone, UserId,
-};
+use inflection_domain::{BounceClass, Delivery, Hash128, PartitionState, Person, Restore, Tombstone, UserId};
 use prost::Message as _;
 
 use crate::decisions::{decode_delivery, decode_held, decode_recent, encode_delivery, encode_held, encode_recent};
@@ -54,7 +52,7 @@ pub(super) fn decode(portion: Bytes, state: &mut Restore) -> Result<(), DecodeEr
     }
     state.tombstones(split("tombstones", &portion.tombstones)?.map(tombstone));
     for click in &portion.held {
-        state.held(Timestamp::default(), [decode_held(click)?]);
+        state.held([decode_held(click)?]);
     }
     for recent in &portion.recent_clicks {
         state.recent([decode_recent(recent)?]);

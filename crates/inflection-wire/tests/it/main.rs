@@ -9,14 +9,20 @@
 
 mod skew;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where `proto/` lies, and its files.
+fn protos() -> (PathBuf, [PathBuf; 6]) {
+    let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let files = ["alias", "events", "decisions", "delivery", "ownership", "snapshot"];
+    let files = files.map(|name| protos.join(format!("inflection/v1/{name}.proto")));
+    (protos, files)
+}
 
 #[test]
 fn generated_code_is_current() -> Result<(), Box<dyn std::error::Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let protos = here.join("../../proto");
-    let files = ["alias", "events", "decisions", "delivery", "ownership", "snapshot"];
-    let files = files.map(|name| protos.join(format!("inflection/v1/{name}.proto")));
+    let (protos, files) = protos();
     let descriptors = protox::compile(files, [&protos])?;
     let out = std::env::temp_dir().join(format!("inflection-wire-{}", std::process::id()));
     std::fs::create_dir_all(&out)?;

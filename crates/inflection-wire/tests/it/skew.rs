@@ -5,7 +5,6 @@
 
 use std::fmt::Debug;
 use std::io::Write as _;
-use std::path::Path;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -14,7 +13,7 @@ use inflection_domain::{Hash128, PartitionState};
 use inflection_wire::{
     ClosedWindow, DeadLetterEntry, DecisionBatch, DeliveryProgress, EventBatch, Installation, MemberRecord,
     OperatorHold, OwnerRecord, ParkedBatch, RejectedEvents, Snapshot, SnapshotHead, SnapshotIndex, SuppressedPersons,
-    decode_body,
+    decode_alias, decode_body,
 };
 use proptest::prelude::*;
 
@@ -50,9 +49,7 @@ struct Proto(std::collections::BTreeMap<String, Vec<Field>>);
 
 impl Proto {
     fn read() -> Self {
-        let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-        let files = ["events", "decisions", "delivery", "ownership", "snapshot"];
-        let files = files.map(|name| protos.join(format!("inflection/v1/{name}.proto")));
+        let (protos, files) = super::protos();
         let set = protox::compile(files, [&protos]).unwrap();
         let messages = set.file.iter().flat_map(|file| &file.message_type).map(|message| {
             let fields = message.field.iter().map(|field| Field {
@@ -249,7 +246,8 @@ fn seen<T: Debug, E: Debug>(read: Result<T, E>) -> String {
 
 /// Every message that is read on its own, by its name, and how.
 type Reader = (&'static str, fn(Vec<u8>) -> String);
-const READERS: [Reader; 16] = [
+const READERS: [Reader; 17] = [
+    ("AddressAlias", |bytes| seen(decode_alias(&bytes))),
     ("EventBatch", |bytes| {
         let batch = EventBatch::decode(&bytes.into()).unwrap();
         // Bodies are handed on as they are; what is in them is compared below.

@@ -35,7 +35,7 @@ pub(super) struct Input {
 impl Input {
     /// Opens a file; `-` is standard input.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if path == Path::new("-") {
+        if super::is_standard_input(path) {
             return Self::of(io::stdin(), None);
         }
         let file = File::open(path)?;

@@ -31,7 +31,12 @@ enum Answer {
     /// It is done: what is not among the refused is on disk. Index, code and message of each.
     Done(Vec<(usize, String, String)>),
     /// Something in it cannot be taken as it is, and which is not said.
-    Halve { code: String, message: String },
+    Halve {
+        code: String,
+        message: String,
+        /// It is too many bytes for what lies between: later requests are made smaller too.
+        is_size: bool,
+    },
     /// Not now; perhaps, because it takes `too_long`, never as a whole.
     Later { why: String, wait: Option<Duration>, too_long: bool },
     /// It has taken too long too often.
@@ -62,8 +67,13 @@ fn judge(status: u16, retry_after: Option<&str>, body: &[u8], events: usize) -> 
             Answer::Later { why: said, wait: retry_after.and_then(seconds), too_long }
         }
         // A 413 may also be of a proxy that takes smaller bodies.
-        413 => Answer::Halve { code: if code.is_empty() { "event_too_large".to_owned() } else { code }, message },
-        409 | 403 if code == "id_conflict" || code == "connection_forbidden" => Answer::Halve { code, message },
+        413 => {
+            let code = if code.is_empty() { "event_too_large".to_owned() } else { code };
+            Answer::Halve { code, message, is_size: true }
+        }
+        409 | 403 if code == "id_conflict" || code == "connection_forbidden" => {
+            Answer::Halve { code, message, is_size: false }
+        }
         400..=499 if !rejected.is_empty() && rejected.len() == events => Answer::Done(rejected),
         _ => Answer::Never(said),
     }
@@ -150,11 +160,11 @@ impl Sender {
                     };
                     refused.extend(rejected.iter().map(of));
                 }
-                Answer::Halve { code, message } if range.len() == 1 => {
+                Answer::Halve { code, message, .. } if range.len() == 1 => {
                     refused.push(events.refused(range.start, &code, &message));
                 }
-                Answer::Halve { code, .. } => {
-                    if code != "id_conflict" && code != "connection_forbidden" {
+                Answer::Halve { is_size, .. } => {
+                    if is_size {
                         self.body_bytes_max = body_bytes / 2;
                     }
                     left.extend(halves(range));

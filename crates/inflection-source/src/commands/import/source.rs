@@ -39,10 +39,36 @@ pub(super) struct Prepared {
 }
 
 /// What the reading thread says.
-pub(super) enum Ahead {
+enum Ahead {
     Prepared(Prepared),
     /// The last word: the end of the text, or what is wrong with it.
     End(io::Result<()>),
+}
+
+/// A file that is read ahead.
+pub(super) struct Reading {
+    ahead: mpsc::Receiver<Ahead>,
+    file: String,
+    /// How far it was read.
+    lines: u64,
+}
+
+impl Reading {
+    /// The next batch; `None` at the end of the text.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Prepared>> {
+        match self.ahead.recv().await {
+            Some(Ahead::Prepared(prepared)) => {
+                self.lines = prepared.batch.end.lines;
+                Ok(Some(prepared))
+            }
+            Some(Ahead::End(Ok(()))) => Ok(None),
+            Some(Ahead::End(Err(error))) => {
+                let (file, lines) = (&self.file, self.lines);
+                Err(anyhow::Error::new(error).context(format!("{file} cannot be read further than line {lines}")))
+            }
+            None => Err(anyhow!("reading {} has ended early", self.file)),
+        }
+    }
 }
 
 impl Source {
@@ -85,7 +111,7 @@ impl Source {
     }
 
     /// Reads ahead on a thread, until the end or until nobody listens.
-    pub(super) fn start(self, limits: Limits, pack: bool) -> mpsc::Receiver<Ahead> {
+    pub(super) fn start(self, path: &Path, limits: Limits, pack: bool) -> Reading {
         let (sender, receiver) = mpsc::channel(AHEAD_MAX);
         let Self { mut text, shape, bytes_read, .. } = self;
         // Not a task: one that waits for standard input would keep the process from ending.
@@ -101,7 +127,7 @@ impl Source {
             // Nobody listens when the import has failed, and has said so.
             sender.blocking_send(Ahead::End(outcome)).ok();
         });
-        receiver
+        Reading { ahead: receiver, file: path.display().to_string(), lines: 0 }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct State {
     pub(super) file: Fingerprint,
     /// Hash of how rows become events.
     pub(super) mapping: String,
-    /// Hash of where it is sent.
+    /// Hash of where it is sent. Missing in version 1, which is refused for its version and not as damaged.
     #[serde(default)]
     pub(super) target: String,
     /// Everything before it has come to an end.
@@ -149,6 +149,11 @@ mod tests {
         other = begun(7);
         other.target = "there".to_owned();
         assert!(why(&other).contains("another --url or with another --ingest-key"), "{}", why(&other));
+        let mut older = serde_json::to_value(begun(7)).unwrap();
+        older["version"] = 1.into();
+        older.as_object_mut().unwrap().remove("target");
+        fs::write(&path, older.to_string()).unwrap();
+        assert!(why(&begun(7)).contains("another version"), "{}", why(&begun(7)));
         fs::write(&path, "{").unwrap();
         assert!(why(&begun(7)).contains("is no state of an import"), "{}", why(&begun(7)));
     }
